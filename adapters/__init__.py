@@ -1,0 +1,1 @@
+"""castore behind the names users already call; one module a system."""

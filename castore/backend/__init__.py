@@ -1,0 +1,1 @@
+"""Named bytes: where a store's objects live."""

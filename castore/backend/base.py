@@ -1,0 +1,137 @@
+"""What castore asks of a place that keeps named bytes.
+
+Names are relative, ``/``-separated and made by `castore.blobs.layout` alone. Each capability
+is a small protocol; a function asks for the smallest it needs.
+
+All methods may be called from several threads at once. System errors surface as
+`castore.errors.BackendError` or `castore.errors.ReadOnlyError`, never as ``OSError``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Backend", "Create", "Delete", "Get", "List", "ObjectInfo", "OpenPrivate", "Put", "Upload"]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object as a listing shows it.
+
+    Attributes
+    ----------
+    name : str
+        Its whole name.
+    size : int
+        Length in bytes.
+    modified : float
+        When it was written, in seconds since the epoch by the server's clock (locally the
+        file system's).
+    """
+
+    name: str
+    size: int
+    modified: float
+
+
+class Get(Protocol):
+    """Read whole objects."""
+
+    def get(self, name: str) -> bytes | None:
+        """Return the bytes of `name`, or None if there is no such object."""
+
+    def stat(self, name: str) -> ObjectInfo | None:
+        """Return size and time of `name`, or None if there is no such object."""
+
+
+class OpenPrivate(Protocol):
+    """Read large objects without copying them where that can be."""
+
+    def open_private(self, name: str, length: int, *, copy: bool = False) -> NDArray[np.uint8] | None:
+        """Return `name` as a writable uint8 array (length,) that nobody else sees change.
+
+        Parameters
+        ----------
+        name : str
+            The object.
+        length : int
+            The length the caller was promised; a mapping takes it from here, never from the
+            file, after the file was seen to be exactly that long.
+        copy : bool
+            Read into memory of the process's own even where mapping is possible.
+
+        Returns
+        -------
+        ndarray or None
+            None if there is no such object or it has another length.
+        """
+
+
+class Put(Protocol):
+    """Write objects unconditionally."""
+
+    def put(self, name: str, pieces: Sequence[Buffer]) -> None:
+        """Write `pieces`, one after another, as `name`, replacing what was there.
+
+        Atomic: a reader sees the old object or the new one, whole. Durable when it returns.
+        """
+
+
+class Create(Protocol):
+    """Write objects only where there is none."""
+
+    def create(self, name: str, pieces: Sequence[Buffer]) -> bool:
+        """Write `pieces` as `name` unless it exists; return whether this call made it.
+
+        Atomic among any number of callers: exactly one gets True. Durable when it returns.
+        """
+
+
+class List(Protocol):
+    """Find objects."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield every object whose name starts with the folder `prefix` (``"a/b/"``), by name."""
+
+
+class Delete(Protocol):
+    """Remove objects."""
+
+    def delete(self, names: Iterable[str]) -> int:
+        """Remove `names`; return how many were there. A missing one is no error."""
+
+
+class Upload(Protocol):
+    """An object being written whose name is not known yet."""
+
+    def write(self, data: Buffer, /) -> None:
+        """Append `data`."""
+
+    def finish(self, name: str) -> None:
+        """Give what was written its name, as `Put.put` would: atomic and durable."""
+
+    def contents(self, length: int) -> NDArray[np.uint8]:
+        """Return the first `length` bytes written, as a private writable array."""
+
+
+class Backend(Get, OpenPrivate, Put, Create, List, Delete, Protocol):
+    """Everything a store needs of its place."""
+
+    url: str
+    #: Whether opening an object costs microseconds rather than a request.
+    near: bool
+
+    def check_writable(self) -> None:
+        """Raise `ReadOnlyError` or `BackendError` now if a write would be refused."""
+
+    def upload(self) -> contextlib.AbstractContextManager[Upload]:
+        """Begin an object; what is not finished when the block ends leaves no trace."""

@@ -1,0 +1,1 @@
+"""Immutable bytes named by their digest, and the Zarr shards they hold."""

@@ -1,0 +1,166 @@
+"""Putting, opening and condemning blobs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from castore.backend.base import Backend, Upload
+from castore.blobs import layout
+from castore.canonical import unseal
+from castore.digest import hexdigest
+from castore.errors import DamagedError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["BlobRef", "Bytes", "Payload", "Streamed", "condemned", "distrust", "map_blob", "put"]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """A blob as a manifest names it.
+
+    Attributes
+    ----------
+    digest : str
+        Digest of its bytes, lowercase hex.
+    generation : int
+        0, or one more than that of the last name that was condemned.
+    length : int
+        Length in bytes.
+    """
+
+    digest: str
+    generation: int
+    length: int
+
+    @property
+    def name(self) -> str:
+        """Name of the object that holds it."""
+        return layout.blob(self.digest, self.generation)
+
+
+class Payload(Protocol):
+    """Bytes to be stored, kept at hand until their commit is acknowledged."""
+
+    digest: str
+    length: int
+
+    def store(self, backend: Backend, name: str) -> None:
+        """Put the bytes as `name`; may be called again with another name."""
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes."""
+
+
+class Bytes:
+    """A payload in memory."""
+
+    def __init__(self, pieces: Sequence[Buffer], algorithm: str) -> None:
+        self.pieces = pieces
+        self.digest = hexdigest(pieces, algorithm)
+        self.length = sum(memoryview(piece).nbytes for piece in pieces)
+
+    def store(self, backend: Backend, name: str) -> None:
+        """Put the bytes as `name`."""
+        backend.put(name, self.pieces)
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes."""
+        return b"".join(self.pieces)
+
+
+class Streamed:
+    """A payload that was written before its digest was known."""
+
+    def __init__(self, upload: Upload, digest: str, length: int) -> None:
+        self.digest = digest
+        self.length = length
+        self._upload = upload
+        self._named = False
+
+    def store(self, backend: Backend, name: str) -> None:
+        """Name the upload, or copy it when it has a name already."""
+        if self._named:
+            backend.put(name, [self._upload.contents(self.length)])
+        else:
+            self._upload.finish(name)
+            self._named = True
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes."""
+        return self._upload.contents(self.length).tobytes()
+
+
+_distrusted: set[tuple[str, str]] = set()
+_lock = threading.Lock()
+
+
+def distrust(backend: Backend, ref: BlobRef) -> None:
+    """Remember for the life of the process that `ref` was seen damaged or missing.
+
+    A reader deletes nothing: the fault may be its own. The next commit puts the blob again.
+    """
+    with _lock:
+        _distrusted.add((backend.url, ref.name))
+
+
+def put(backend: Backend, payload: Payload, generation: int = 0) -> tuple[BlobRef, int]:
+    """Store `payload` unless it is there; return its name and how many bytes were written."""
+    ref = BlobRef(payload.digest, generation, payload.length)
+    seen = backend.stat(ref.name)
+    identity = (backend.url, ref.name)
+    if seen is not None and seen.size == ref.length and identity not in _distrusted:
+        return ref, 0
+    payload.store(backend, ref.name)
+    with _lock:
+        _distrusted.discard(identity)
+    return ref, ref.length
+
+
+def map_blob(backend: Backend, ref: BlobRef, *, copy: bool = False) -> NDArray[np.uint8]:
+    """Return the bytes of `ref` as a private, writable array (length,), not yet checked.
+
+    Raises
+    ------
+    DamagedError
+        If it is missing or has another length.
+    """
+    data = backend.open_private(ref.name, ref.length, copy=copy)
+    if data is None:
+        distrust(backend, ref)
+        msg = f"{backend.url}: blob {ref.name} is missing or is not {ref.length:,} bytes long"
+        raise DamagedError(msg)
+    return data
+
+
+def condemned(backend: Backend, refs: Iterable[BlobRef]) -> set[str]:
+    """Return the names among `refs` that a tombstone forbids.
+
+    A tombstone that cannot be read condemns every name under its prefix.
+    """
+    names = {ref.name: ref for ref in refs}
+    forbidden: set[str] = set()
+    for folder in sorted({layout.tombstones(ref.digest) for ref in names.values()}):
+        under = {name for name, ref in names.items() if layout.tombstones(ref.digest) == folder}
+        for info in backend.list(folder):
+            listed = _condemned_by(backend, info.name)
+            forbidden |= under if listed is None else under & listed
+    return forbidden
+
+
+def _condemned_by(backend: Backend, tombstone: str) -> set[str] | None:
+    data = backend.get(tombstone)
+    if data is None:
+        return set()
+    try:
+        names = unseal(data, tombstone)["condemned"]
+        return {f"blobs/{name[:2]}/{name}" for name in names}
+    except (DamagedError, KeyError, TypeError):
+        return None

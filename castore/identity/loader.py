@@ -1,0 +1,239 @@
+"""Which rows a loader gives, in which order, without iterating it.
+
+=============================================================  ==================================
+the loader has                                                 rows and order
+=============================================================  ==================================
+SequentialSampler; a list, range, array or tensor of indices;  known: the loader's order
+DistributedSampler
+RandomSampler over everything without replacement;             rows known, order not promised:
+SubsetRandomSampler                                            the function gets a sequential twin
+``in_order=False``                                             a twin with ``in_order=True``
+replacement, ``num_samples``, weights; another sampler         refused: which rows is not knowable
+without ``__castore_indices__()``; an ``__iter__`` of its own
+shuffle and ``drop_last`` with a remainder                     refused: the dropped rows are random
+IterableDataset with ``dataset_id=``                           exact keys only
+=============================================================  ==================================
+
+A sampler is known by its exact type: a subclass may draw differently.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from castore import arrays
+from castore.canonical import Json
+from castore.errors import FingerprintError, OrderError
+from castore.identity.captures import capture
+from castore.identity.code import name_of
+from castore.identity.dataset import Indices, as_indices, length_of
+from castore.identity.values import type_name
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a loader gives.
+
+    Attributes
+    ----------
+    dataset : Any
+        The dataset it reads.
+    indices : ndarray or None
+        int64 (n,): indices into `dataset` in row order; None if they cannot be listed
+        (IterableDataset).
+    variant : dict
+        What about the loader may change a result: batch size, custom collate.
+    not_keyed : dict
+        What a custom collate captures and castore has no rule for.
+    loader : Any
+        What the function is given: the loader itself, or its twin.
+    reading : Reading or None
+        With a twin: tells whether the function read it.
+    """
+
+    dataset: Any
+    indices: Indices | None
+    variant: dict[str, Json]
+    not_keyed: dict[str, str]
+    loader: Any
+    reading: Reading | None = None
+
+
+class Reading:
+    """A sampler over fixed indices that knows how many were drawn from it."""
+
+    def __init__(self, indices: Indices) -> None:
+        self.drawn = 0
+        self.on_draw: Callable[[int], None] | None = None
+        self._indices = indices.tolist()
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the indices."""
+        for index in self._indices:
+            self.drawn += 1
+            if self.on_draw is not None:
+                self.on_draw(self.drawn)
+            yield index
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._indices)
+
+
+def plan(loader: Any) -> Plan:
+    """Find out what `loader` gives.
+
+    Parameters
+    ----------
+    loader : DataLoader, ndarray, tensor, list or tuple
+        An array or a sequence is its own dataset: one sample an item, in order.
+
+    Raises
+    ------
+    OrderError
+        If its rows or their order cannot be known.
+    """
+    torch_data: Any = sys.modules.get("torch.utils.data")
+    if torch_data is not None and isinstance(loader, torch_data.DataLoader):
+        return _Loader(loader, torch_data).plan()
+    if isinstance(loader, np.ndarray) or arrays.is_tensor(loader) or type(loader) in (list, tuple):
+        indices = np.arange(length_of(loader), dtype=np.int64)
+        return Plan(loader, indices, {"batch_size": None, "collate": None}, {}, loader)
+    msg = (
+        f"{type_name(type(loader))} is no loader castore knows: pass a torch DataLoader, or an "
+        "array, tensor, list or tuple of samples"
+    )
+    raise OrderError(msg)
+
+
+class _Loader:
+    """One DataLoader, taken apart."""
+
+    def __init__(self, loader: Any, torch_data: Any) -> None:
+        self.loader = loader
+        self.torch_data = torch_data
+        self.batch_size = loader.batch_size
+        self.drop_last = loader.drop_last
+        self.not_keyed: dict[str, str] = {}
+
+    def plan(self) -> Plan:
+        own = [m for m in ("__iter__", "_get_iterator") if self._overrides(m)]
+        if own:
+            raise self._refuse(f"{type(self.loader).__name__} has its own {own[0]}")
+        if isinstance(self.loader.dataset, self.torch_data.IterableDataset):
+            return self._iterable()
+        indices, ordered = self._indices()
+        indices = self._drop(indices, ordered=ordered)
+        variant = self._variant()
+        if ordered and getattr(self.loader, "in_order", True):
+            return Plan(self.loader.dataset, indices, variant, self.not_keyed, self.loader)
+        reading = Reading(indices)
+        twin = self._twin(reading)
+        return Plan(self.loader.dataset, indices, variant, self.not_keyed, twin, reading)
+
+    def _overrides(self, method: str) -> bool:
+        base = self.torch_data.DataLoader
+        return getattr(type(self.loader), method, None) is not getattr(base, method, None)
+
+    def _iterable(self) -> Plan:
+        variant = self._variant()
+        variant["num_workers"] = self.loader.num_workers
+        variant["worker_init_fn"] = self._function(self.loader.worker_init_fn, "worker_init_fn")
+        variant["drop_last"] = self.drop_last
+        return Plan(self.loader.dataset, None, variant, self.not_keyed, self.loader)
+
+    def _indices(self) -> tuple[Indices, bool]:
+        """Return the indices, and whether the loader gives them in that order."""
+        batches = self.loader.batch_sampler
+        if batches is None:
+            return self._sampled(self.loader.sampler)
+        if type(batches) is self.torch_data.BatchSampler:
+            self.batch_size = batches.batch_size
+            self.drop_last = batches.drop_last
+            return self._sampled(batches.sampler)
+        self.drop_last = False
+        if hasattr(batches, "__castore_indices__"):
+            return as_indices(batches.__castore_indices__(), "__castore_indices__()"), True
+        raise self._refuse(f"its batch sampler is a {type_name(type(batches))}")
+
+    def _sampled(self, sampler: Any) -> tuple[Indices, bool]:
+        data = self.torch_data
+        kind = type(sampler)
+        if kind is data.SequentialSampler:
+            return np.arange(len(sampler.data_source), dtype=np.int64), True
+        if kind is data.RandomSampler:
+            if sampler.replacement or sampler.num_samples != len(sampler.data_source):
+                raise self._refuse("RandomSampler draws with replacement, or only some samples")
+            return np.arange(len(sampler.data_source), dtype=np.int64), False
+        if kind is data.SubsetRandomSampler:
+            return as_indices(sampler.indices, "SubsetRandomSampler.indices"), False
+        if kind is data.distributed.DistributedSampler:
+            return np.fromiter(sampler, np.int64), True
+        if kind in (list, tuple, range, np.ndarray) or arrays.is_tensor(sampler):
+            return as_indices(sampler, "the sampler's indices"), True
+        if hasattr(sampler, "__castore_indices__"):
+            return as_indices(sampler.__castore_indices__(), "__castore_indices__()"), True
+        raise self._refuse(f"its sampler is a {type_name(kind)}")
+
+    def _drop(self, indices: Indices, *, ordered: bool) -> Indices:
+        """Resolve ``drop_last`` into rows."""
+        remainder = len(indices) % self.batch_size if self.drop_last and self.batch_size else 0
+        if not remainder:
+            return indices
+        if not ordered:
+            raise self._refuse(f"shuffle and drop_last leave out {remainder} random rows")
+        return indices[:-remainder]
+
+    def _variant(self) -> dict[str, Json]:
+        utils = self.torch_data._utils.collate  # noqa: SLF001  torch exports no other name
+        collate = self.loader.collate_fn
+        plain = (utils.default_collate, utils.default_convert)
+        custom = None if collate in plain else self._function(collate, "collate_fn")
+        return {"batch_size": self.batch_size, "collate": custom}
+
+    def _function(self, fn: Any, what: str) -> Json:
+        if fn is None:
+            return None
+        found = capture(fn, self.loader)
+        self.not_keyed.update({f"{what}: {path}": name for path, name in found.not_keyed.items()})
+        if found.models:
+            msg = f"{what} {name_of(fn)} uses a model ({', '.join(found.models)}): use it in fn"
+            raise FingerprintError(msg)
+        return {"captured": found.values, "functions": found.functions}
+
+    def _twin(self, reading: Reading) -> Any:
+        """Return a plain DataLoader over fixed rows, with a generator of its own."""
+        loader = self.loader
+        torch: Any = arrays.torch()
+        workers: dict[str, Any] = {}
+        if loader.num_workers:
+            workers["prefetch_factor"] = loader.prefetch_factor
+            workers["multiprocessing_context"] = loader.multiprocessing_context
+        return self.torch_data.DataLoader(
+            loader.dataset,
+            batch_size=self.batch_size,
+            sampler=reading,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            timeout=loader.timeout,
+            worker_init_fn=loader.worker_init_fn,
+            generator=torch.Generator(),
+            **workers,
+        )
+
+    def _refuse(self, why: str) -> OrderError:
+        return OrderError(
+            f"which rows the loader gives cannot be known: {why}.\n"
+            "  in order:    DataLoader(dataset, batch_size=..., shuffle=False)\n"
+            "  some rows:   DataLoader(Subset(dataset, indices), ...), or sampler=indices\n"
+            "  your own:    def __castore_indices__(self): return [...]  # on the sampler\n"
+            '  uncached:    castore.open(..., on_error="compute")'
+        )

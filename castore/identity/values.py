@@ -1,0 +1,213 @@
+"""Python values as documents that keep apart what Python keeps apart.
+
+``1``, ``"1"``, ``1.0``, ``True``, ``(1,)`` and ``[1]`` all encode differently. What has no
+rule raises `FingerprintError`: nothing falls back to ``repr``, ``hash`` or pickle.
+
+===================  =========================================================
+value                document
+===================  =========================================================
+None, bool, str      itself
+int                  itself, beyond 64 bits ``{"int": "0x…"}``
+float                ``{"float": repr}``; NaN by its bits
+complex              ``{"complex": [real, imaginary]}``
+bytes, bytearray     ``{"bytes": [length, digest]}``
+list                 a list
+tuple, named tuple   ``{"tuple": […]}``
+set, frozenset       ``{"set": […]}``, sorted by encoding
+dict                 ``{"dict": [[key, value], …]}``, sorted by encoded key
+range, slice         ``{"range": [start, stop, step]}``, ``{"slice": …}``
+ndarray              ``{"array": [dtype, shape, digest]}``; tensor: ``"tensor"``
+numpy scalar         ``{"scalar": [dtype, hex of its bytes]}``
+dtype                ``{"dtype": name}``; of torch: ``{"torch.dtype": name}``
+Enum member          ``{"enum": [type, name]}``
+dataclass            ``{"dataclass": [type, [[field, value], …]]}``
+===================  =========================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from castore import arrays
+from castore.canonical import Json, dumps
+from castore.digest import identity, identity_hasher
+from castore.errors import FingerprintError
+
+__all__ = ["digest_array", "digest_value", "encode", "type_name"]
+
+_MAX_DEPTH = 200
+
+
+def encode(value: Any, what: str = "value") -> Json:
+    """Return the document of `value`.
+
+    Parameters
+    ----------
+    value : Any
+        The value.
+    what : str
+        How messages call it.
+
+    Raises
+    ------
+    FingerprintError
+        If it, or something in it, has no rule, or it contains itself.
+    """
+    return _encode(value, what, 0)
+
+
+def digest_value(domain: str, value: Any, what: str = "value") -> str:
+    """Digest of the document of `value`, 32 hex digits."""
+    return identity(domain, dumps(encode(value, what)))
+
+
+def digest_array(array: arrays.AnyArray) -> str:
+    """Digest of the bytes of a little-endian, C-contiguous `array`, 32 hex digits."""
+    state = identity_hasher("array")
+    state.update(arrays.raw(array))
+    return state.hexdigest()
+
+
+def type_name(kind: type) -> str:
+    """Name of a type without the module of the script it was defined in."""
+    module = "" if kind.__module__ == "__main__" else f"{kind.__module__}."
+    return f"{module}{kind.__qualname__}"
+
+
+def _encode(value: Any, what: str, depth: int) -> Json:
+    if depth > _MAX_DEPTH:
+        msg = f"{what} is nested more than {_MAX_DEPTH} deep, or contains itself"
+        raise FingerprintError(msg)
+    rule = _RULES.get(type(value))
+    if rule is not None:
+        return rule(value, what, depth + 1)
+    if isinstance(value, enum.Enum):
+        return {"enum": [type_name(type(value)), value.name]}
+    if isinstance(value, np.generic):
+        return _scalar(value, what)
+    if isinstance(value, np.dtype):
+        return {"dtype": value.name if value.kind == "V" and value.names is None else str(value.descr)}
+    if isinstance(value, np.ndarray) or arrays.is_tensor(value):
+        return _array(value, what)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return _sequence("tuple")(value, what, depth + 1)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _dataclass(value, what, depth + 1)
+    module = arrays.torch()
+    if module is not None:
+        if isinstance(value, module.dtype):
+            return {"torch.dtype": str(value).removeprefix("torch.")}
+        if isinstance(value, module.Size):
+            return _sequence("tuple")(tuple(value), what, depth + 1)
+    msg = f"{what} is a {type_name(type(value))}, for which castore has no rule"
+    raise FingerprintError(msg)
+
+
+_Rule = Callable[[Any, str, int], Json]
+
+
+def _itself(value: Any, _what: str, _depth: int) -> Json:
+    return value
+
+
+def _integer(value: int, _what: str, _depth: int) -> Json:
+    return value if -(2**63) <= value < 2**64 else {"int": hex(value)}
+
+
+def _float(value: float, _what: str, _depth: int) -> Json:
+    text = repr(value) if value == value else f"nan:{struct.pack('>d', value).hex()}"  # noqa: PLR0124
+    return {"float": text}
+
+
+def _complex(value: complex, what: str, depth: int) -> Json:
+    return {"complex": [_float(value.real, what, depth), _float(value.imag, what, depth)]}
+
+
+def _bytes(value: bytes | bytearray, _what: str, _depth: int) -> Json:
+    return {"bytes": [len(value), identity("bytes", value)]}
+
+
+def _sequence(tag: str) -> _Rule:
+    def encode_items(value: Any, what: str, depth: int) -> Json:
+        items = [_encode(item, f"{what}[{i}]", depth) for i, item in enumerate(value)]
+        return {tag: items} if tag else items
+
+    return encode_items
+
+
+def _set(value: Any, what: str, depth: int) -> Json:
+    return {"set": sorted((_encode(item, f"an item of {what}", depth) for item in value), key=dumps)}
+
+
+def _dict(value: dict[Any, Any], what: str, depth: int) -> Json:
+    items = [
+        [_encode(key, f"a key of {what}", depth), _encode(item, f"{what}[{key!r}]", depth)]
+        for key, item in value.items()
+    ]
+    return {"dict": sorted(items, key=lambda item: dumps(item[0]))}
+
+
+def _range(value: range, _what: str, _depth: int) -> Json:
+    return {"range": [value.start, value.stop, value.step]}
+
+
+def _slice(value: slice, what: str, depth: int) -> Json:
+    return {"slice": [_encode(v, what, depth) for v in (value.start, value.stop, value.step)]}
+
+
+def _dataclass(value: Any, what: str, depth: int) -> Json:
+    fields = [
+        [field.name, _encode(getattr(value, field.name), f"{what}.{field.name}", depth)]
+        for field in dataclasses.fields(value)
+    ]
+    return {"dataclass": [type_name(type(value)), fields]}
+
+
+def _as_array(value: Any, what: str) -> arrays.AnyArray:
+    try:
+        array = arrays.as_array(value)
+    except TypeError as error:
+        msg = f"{what}: {error}"
+        raise FingerprintError(msg) from error
+    assert array is not None  # noqa: S101  callers pass arrays only
+    return array
+
+
+def _array(value: Any, what: str) -> Json:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OSUV" and value.dtype.kind != "V":
+        return {"array": [value.dtype.kind, list(value.shape), _encode(value.tolist(), what, 1)]}
+    array = _as_array(value, what)
+    tag = "tensor" if arrays.is_tensor(value) else "array"
+    return {tag: [arrays.name_of(array.dtype), list(array.shape), digest_array(array)]}
+
+
+def _scalar(value: Any, what: str) -> Json:
+    if isinstance(value, (np.str_, np.bytes_)):
+        return {"scalar": [value.dtype.kind, _encode(value.item(), what, 1)]}
+    array = _as_array(value, what)
+    return {"scalar": [arrays.name_of(array.dtype), array.tobytes().hex()]}
+
+
+_RULES: dict[type, _Rule] = {
+    type(None): _itself,
+    bool: _itself,
+    str: _itself,
+    int: _integer,
+    float: _float,
+    complex: _complex,
+    bytes: _bytes,
+    bytearray: _bytes,
+    list: _sequence(""),
+    tuple: _sequence("tuple"),
+    set: _set,
+    frozenset: _set,
+    dict: _dict,
+    range: _range,
+    slice: _slice,
+}

@@ -1,0 +1,487 @@
+"""The store: what users hold."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from castore import catalog, config
+from castore.backend.base import Backend
+from castore.backend.open import normalise, open_backend
+from castore.catalog import EntryInfo, TableInfo, Usage
+from castore.errors import CastoreError, ConfigError, ReadOnlyError
+from castore.identity.request import (
+    Function,
+    Request,
+    describe_function,
+    identify_inputs,
+    identify_loader,
+)
+from castore.progress import Progress
+from castore.resolve import Miss, Resolver
+from castore.stats import Recorder, Stats
+from castore.table.entry import Entry
+from castore.table.writer import initialise
+
+__all__ = ["Store", "init", "open"]
+
+_ON_ERROR = ("raise", "compute")
+_VERIFY = ("mapped", "always")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def open(  # noqa: A001  castore.open, as the builtin opens files
+    url: str | os.PathLike[str] | None = None,
+    *,
+    mode: Literal["rw", "ro", "off", "refresh"] | None = None,
+    on_error: Literal["raise", "compute"] = "raise",
+    verify: Literal["mapped", "always"] = "mapped",
+) -> Store:
+    """Open a store; it is made when something is first stored in it.
+
+    Nothing is read or written yet, except that a root that is a file is refused.
+
+    Parameters
+    ----------
+    url : str or path, optional
+        A folder, ``file:///folder`` or ``memory://name``. By default ``$CASTORE_URL``, then
+        ``url`` of ``castore.toml``, then the user's cache folder.
+    mode : {"rw", "ro", "off", "refresh"}, optional
+        ``rw`` reads and writes; ``ro`` never writes; ``off`` always computes and touches
+        nothing; ``refresh`` always computes and replaces. By default ``$CASTORE_MODE``, then
+        ``mode`` of ``castore.toml``, then ``rw``.
+    on_error : {"raise", "compute"}
+        ``raise``: trouble known before the function runs is raised before it runs; a result
+        that cannot be published is in ``CommitError.result``. ``compute``: any trouble of the
+        store's own, refusals included, is warned of once, counted, and the function simply run.
+    verify : {"mapped", "always"}
+        ``mapped`` checks every byte of a mapping once, then hands the mapping out: a disk that
+        fails later is beyond it. ``always`` reads a copy into memory and checks that.
+
+    Raises
+    ------
+    ConfigError
+        If an option is unknown, or the URL names no store castore can open.
+    """
+    settings = config.load()
+    return Store(
+        normalise(url or settings.url or _default_folder()),
+        mode=mode or settings.mode or "rw",
+        on_error=on_error,
+        verify=verify,
+    )
+
+
+def init(url: str | os.PathLike[str] | None = None, *, digest: str | None = None) -> Store:
+    """Make a store and choose the digest that names its blobs; return it opened.
+
+    Parameters
+    ----------
+    url : str or path, optional
+        As for `open`.
+    digest : {"xxh3-128", "sha256", "blake3"}, optional
+        ``xxh3-128`` (the default) finds every accident at the speed of memory. The others also
+        stand against somebody who swaps blobs on purpose, and are ten to twenty times slower.
+
+    Raises
+    ------
+    FormatError
+        If there is a store already, with another digest or of a newer format.
+    ReadOnlyError, BackendError
+        If the place cannot be written.
+    """
+    store = open(url)
+    store._make(digest)  # noqa: SLF001  the same module
+    return store
+
+
+def _default_folder() -> str:
+    import platformdirs
+
+    return platformdirs.user_cache_dir("castore", appauthor=False)
+
+
+class Store:
+    """A content-addressed store of what was computed. Made by `castore.open`.
+
+    Holds a URL and options, never a file or a connection, so it can be pickled, and used after
+    fork, spawn and forkserver and from any thread.
+    """
+
+    #: A function may hold the store it is cached in; that says nothing about what it computes.
+    castore_infrastructure = True
+
+    def __init__(self, url: str, *, mode: str, on_error: str, verify: str) -> None:
+        for name, value, known in (
+            ("mode", mode, config.MODES),
+            ("on_error", on_error, _ON_ERROR),
+            ("verify", verify, _VERIFY),
+        ):
+            if value not in known:
+                msg = f"{name}={value!r}: choose one of {', '.join(known)}"
+                raise ConfigError(msg)
+        self.url = url
+        self.mode = mode
+        self.on_error = on_error
+        self.verify = verify
+        self._start()
+
+    def _start(self) -> None:
+        self._recorder = Recorder()
+        self._backend: Backend = open_backend(self.url)
+        self._resolver = Resolver(
+            self._backend,
+            self._recorder,
+            writable=self.mode in ("rw", "refresh"),
+            lenient=self.on_error == "compute",
+            copy=self.verify == "always",
+        )
+
+    def __repr__(self) -> str:
+        """Return how the store was opened."""
+        return f"castore.open({self.url!r}, mode={self.mode!r}, on_error={self.on_error!r})"
+
+    def __getstate__(self) -> dict[str, str]:
+        """Return URL and options."""
+        return {n: getattr(self, n) for n in ("url", "mode", "on_error", "verify")}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        """Open the same place, with counters of its own."""
+        vars(self).update(state)
+        self._start()
+
+    def get_or_compute(
+        self,
+        loader: Any,
+        fn: Callable[[Any], Any],
+        suffix: str = "",
+        *,
+        model: Any = "auto",
+        params: Mapping[str, Any] | None = None,
+        version: str | int | None = None,
+        dataset_id: str | None = None,
+        row_ids: Any = None,
+        rowwise: bool | Literal["auto"] = "auto",
+        ignore: Sequence[str] = (),
+        force: bool = False,
+        returns: Literal["numpy", "torch"] = "numpy",
+        progress: Progress = None,
+    ) -> Any:
+        """Return what ``fn(loader)`` returns, from the store if it has been computed before.
+
+        Parameters
+        ----------
+        loader : DataLoader, ndarray, tensor, list or tuple
+            What is computed over. Which rows it gives, in which order, is found out without
+            iterating it; a shuffled one is read through a sequential twin.
+        fn : callable
+            Called with the loader. Returns an array or tensor, or tuples, lists, named tuples
+            and dicts of them, numbers and lists of strings; or yields batches of rows, which
+            are written as they come and returned mapped, so that memory holds one batch.
+        suffix : str
+            Names what is computed. Without one, the function's code is part of the key.
+        model : "auto", module, list of modules, str or None
+            ``"auto"`` takes the torch modules `fn` captures; a string is a digest.
+        params : mapping, optional
+            Further values that the result depends on.
+        version : str or int, optional
+            Changed by the user when the function means something else under the same suffix.
+        dataset_id : str, optional
+            Vouches what the dataset is, so that nothing of it is read.
+        row_ids : sequence of str or int, or ndarray uint8 (n, 16), optional
+            With `dataset_id`: one name a sample. By default the index.
+        rowwise : {"auto", True, False}
+            True: an error unless every array has one row a sample. False: the result is of the
+            whole, whatever its shape.
+        ignore : sequence of str
+            Paths of captured values to leave out of the key, as `info` shows them.
+        force : bool
+            Compute, and replace what is there once that succeeded.
+        returns : {"numpy", "torch"}
+            Kind of the arrays returned.
+        progress : bool or callable, optional
+            None: a bar on a terminal, for work beyond a second.
+
+        Returns
+        -------
+        Any
+            Little-endian, C-contiguous, writable arrays in the container `fn` returns; the same
+            on a miss and on a hit. Of a hit they are private mappings of the stored bytes, every
+            byte checked: writing to them changes nothing stored.
+
+        Raises
+        ------
+        FingerprintError
+            Before `fn` runs, if what identifies the input cannot be known.
+        StoreError
+            Before `fn` runs, if the store cannot be read or written.
+        ResultError, CommitError
+            After `fn` ran, with what it returned in ``.result``.
+        """
+        _check_returns(returns)
+
+        def identify() -> Request:
+            function = describe_function(
+                fn, suffix, model=model, params=params, version=version,
+                ignore=ignore, loader=loader,
+            )  # fmt: skip
+            return identify_loader(function, loader, dataset_id=dataset_id, row_ids=row_ids)
+
+        return self._resolve(
+            identify, fn, loader, force=force, returns=returns, rowwise=rowwise, progress=progress
+        )
+
+    def compute(
+        self,
+        fn: Callable[..., Any],
+        *,
+        suffix: str,
+        inputs: Mapping[str, Any],
+        model: Any = None,
+        version: str | int | None = None,
+        force: bool = False,
+        returns: Literal["numpy", "torch"] = "numpy",
+    ) -> Any:
+        """Return what ``fn(**inputs)`` returns: a result that belongs to no loader.
+
+        Parameters
+        ----------
+        fn : callable
+            Called with `inputs` by name; what is keyed is what is used.
+        suffix, model, version, force, returns
+            As for `get_or_compute`.
+        inputs : mapping
+            Arrays, numbers, strings and containers of them, keyed by content.
+
+        Raises
+        ------
+        CastoreError
+            As `get_or_compute` does.
+        """
+        _check_returns(returns)
+
+        def identify() -> Request:
+            return identify_inputs(
+                describe_function(fn, suffix, model=model, version=version), inputs
+            )
+
+        return self._resolve(
+            identify, lambda _: fn(**inputs), None, force=force, returns=returns, rowwise=False
+        )
+
+    def cache(self, suffix: str = "", **options: Any) -> Callable[[_F], _F]:
+        """Return a decorator for functions of a loader.
+
+        ``extract(loader, layer=3)`` then is `get_or_compute` of it, where arguments beside the
+        loader are captured values. The function itself is ``extract.__wrapped__``.
+
+        Parameters
+        ----------
+        suffix : str
+            As for `get_or_compute`.
+        **options
+            Further arguments of `get_or_compute`.
+        """
+
+        def decorate(fn: _F) -> _F:
+            signature = inspect.signature(fn)
+
+            @functools.wraps(fn)
+            def cached(loader: Any, /, *args: Any, **kwargs: Any) -> Any:
+                bound = signature.bind(loader, *args, **kwargs).arguments
+                rest = dict(list(bound.items())[1:])
+                return self.get_or_compute(loader, functools.partial(fn, **rest), suffix, **options)
+
+            return cached  # type: ignore[return-value]
+
+        return decorate
+
+    def get(
+        self,
+        loader: Any,
+        fn: Callable[[Any], Any] | None = None,
+        suffix: str = "",
+        default: Any = None,
+        *,
+        returns: Literal["numpy", "torch"] = "numpy",
+        **identity: Any,
+    ) -> Any:
+        """Return what `get_or_compute` would find, or `default`; nothing is computed.
+
+        Parameters
+        ----------
+        loader, fn, suffix, returns
+            As for `get_or_compute`. Without `fn` nothing is captured, so name the model.
+        default : Any
+            Returned on a miss.
+        **identity
+            ``model``, ``params``, ``version``, ``ignore``, ``dataset_id``, ``row_ids``.
+
+        Raises
+        ------
+        FingerprintError, StoreError
+            As `get_or_compute` does before the function runs.
+        """
+        _check_returns(returns)
+        request = self._request(loader, fn, suffix, identity)
+        if self.mode == "off":
+            return default
+        found = self._resolver.find(request, returns)
+        return default if isinstance(found, Miss) else found[1]
+
+    def put(
+        self,
+        loader: Any,
+        value: Any,
+        suffix: str = "",
+        *,
+        fn: Callable[[Any], Any] | None = None,
+        rowwise: bool | Literal["auto"] = "auto",
+        **identity: Any,
+    ) -> EntryInfo:
+        """Store `value`, computed elsewhere, as what `fn` returns over `loader`.
+
+        Replaces, in one step, what is there.
+
+        Parameters
+        ----------
+        loader, suffix, fn, rowwise
+            As for `get_or_compute`.
+        value : Any
+            What a function may return, or an iterator of batches.
+        **identity
+            As for `get`.
+
+        Raises
+        ------
+        FingerprintError, StoreError, ResultError
+            As `get_or_compute` does.
+        """
+        self._check_writable()
+        request = self._request(loader, fn, suffix, identity)
+        return catalog.entry_info(self._resolver.store(request, value, rowwise=rowwise))
+
+    def info(
+        self,
+        loader: Any,
+        fn: Callable[[Any], Any] | None = None,
+        suffix: str = "",
+        **identity: Any,
+    ) -> EntryInfo:
+        """Describe the entry behind a hit.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        """
+        return catalog.entry_info(
+            self._resolver.entry(self._request(loader, fn, suffix, identity))
+        )
+
+    def tables(self) -> list[TableInfo]:
+        """Describe every table, newest first."""
+        return catalog.tables(self._backend)
+
+    def entries(self, table: str | None = None) -> Iterator[EntryInfo]:
+        """Describe every entry of the table whose id begins with `table`, or of the store."""
+        for entry in catalog.scan(self._backend):
+            if entry.manifest.table.startswith(table or ""):
+                yield catalog.entry_info(entry)
+
+    def entry(self, prefix: str) -> Entry:
+        """Return the entry whose key begins with `prefix`.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none, or more than one.
+        """
+        return catalog.find(self._backend, prefix)
+
+    def delete(self, prefix: str) -> EntryInfo:
+        """Remove the entry whose key begins with `prefix`; return what it was.
+
+        Its manifest goes at once, its blobs with the next collection, so readers under way
+        keep what they have.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none, or more than one.
+        ReadOnlyError
+            If the store was opened read-only.
+        """
+        self._check_writable()
+        entry = self.entry(prefix)
+        info = catalog.entry_info(entry)
+        self._backend.delete([entry.manifest.name])
+        return info
+
+    def usage(self) -> Usage:
+        """Add up the bytes the store takes."""
+        return catalog.usage(self._backend)
+
+    def stats(self) -> Stats:
+        """Return what this store did in this process."""
+        return self._recorder.snapshot()
+
+    def _make(self, digest: str | None) -> None:
+        self._backend.check_writable()
+        initialise(self._backend, digest)
+
+    def _check_writable(self) -> None:
+        if self.mode in ("ro", "off"):
+            msg = f'{self.url} was opened with mode="{self.mode}": open it with mode="rw" to write'
+            raise ReadOnlyError(msg)
+
+    def _request(
+        self, loader: Any, fn: Any, suffix: str, identity: Mapping[str, Any]
+    ) -> Request:
+        rows = {name: identity[name] for name in ("dataset_id", "row_ids") if name in identity}
+        rest = {name: value for name, value in identity.items() if name not in rows}
+        function: Function = describe_function(fn, suffix, loader=loader, **rest)
+        return identify_loader(function, loader, **rows)
+
+    def _resolve(
+        self,
+        identify: Callable[[], Request],
+        call: Callable[[Any], Any],
+        loader: Any,
+        *,
+        force: bool,
+        returns: str,
+        rowwise: bool | Literal["auto"],
+        progress: Progress = None,
+    ) -> Any:
+        resolver = self._resolver
+        name = getattr(call, "__name__", type(call).__name__)
+        if self.mode == "off":
+            self._recorder.add("uncached.off")
+            return resolver.run_uncached(call, loader, returns, name)
+        try:
+            request = identify()
+            found: Any = Miss("forced")
+            if not force and self.mode != "refresh":
+                found = resolver.find(request, returns)
+        except ConfigError:
+            raise
+        except CastoreError as error:
+            if self.on_error == "raise":
+                raise
+            resolver.warn(error)
+            return resolver.run_uncached(call, loader, returns, name)
+        if not isinstance(found, Miss):
+            return found[1]
+        return resolver.compute(
+            request, call, found, returns=returns, rowwise=rowwise, progress=progress
+        )
+
+
+def _check_returns(returns: str) -> None:
+    if returns not in ("numpy", "torch"):
+        msg = f"returns={returns!r}: choose numpy or torch"
+        raise ConfigError(msg)

@@ -1,0 +1,1 @@
+"""Entries: what a result is made of, how it is written, and how it is found again."""

@@ -1,0 +1,187 @@
+"""An entry being written: arrays become columns, columns become payloads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from castore import arrays, digest
+from castore.arrays import AnyArray
+from castore.backend import mapping
+from castore.backend.base import Upload
+from castore.blobs import shard
+from castore.blobs.blob import Bytes, Payload, Streamed
+from castore.canonical import Json
+from castore.errors import StoreError
+from castore.table.column import CHECKS, GROUP_METADATA, ROWS, Column
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Draft", "RowStream", "SpillingUpload", "drafted"]
+
+
+@dataclass
+class Draft:
+    """The Zarr hierarchy of an entry before it has names in a store.
+
+    Attributes
+    ----------
+    algorithm : str
+        Digest for blobs.
+    metadata : dict
+        Every ``zarr.json`` by Zarr key.
+    payloads : dict
+        Every other Zarr key.
+    """
+
+    algorithm: str
+    metadata: dict[str, Json] = field(default_factory=lambda: {"zarr.json": GROUP_METADATA})
+    payloads: dict[str, Payload] = field(default_factory=dict)
+
+    def add(self, name: str, array: AnyArray, *, checked: bool = True) -> None:
+        """Add `array` as column `name`, with row checks unless told otherwise."""
+        column = Column.of(name, array)
+        data = arrays.raw(array)
+        payload = Bytes([data, column.tail()], self.algorithm) if column.chunk_key else None
+        self._add(column, payload)
+        if checked and column.shard:
+            self._add_checks(name, shard.checks(data, column.row_nbytes))
+
+    def add_stream(self, name: str, stream: RowStream) -> None:
+        """Add the rows of a finished `stream` as column `name`."""
+        column = stream.column(name)
+        self._add(column, stream.payload if column.chunk_key else None)
+        if column.shard:
+            self._add_checks(name, stream.checks)
+
+    def add_rows(self, row_ids: NDArray[np.uint8]) -> None:
+        """Add the row ids, uint8 (n, 16)."""
+        self.add(ROWS, row_ids, checked=False)
+
+    def _add(self, column: Column, payload: Payload | None) -> None:
+        self.metadata[column.metadata_key] = column.metadata()
+        if payload is not None and column.chunk_key is not None:
+            self.payloads[column.chunk_key] = payload
+
+    def _add_checks(self, name: str, checks: NDArray[np.uint64]) -> None:
+        self.metadata[f"{CHECKS}/zarr.json"] = GROUP_METADATA
+        self.add(f"{CHECKS}/{name}", checks, checked=False)
+
+
+class RowStream:
+    """One column whose rows arrive in batches, written as they come.
+
+    Parameters
+    ----------
+    first : ndarray
+        The first batch; later ones have its dtype and row shape.
+    upload : Upload
+        Where the bytes go.
+    algorithm : str
+        Digest for the blob.
+    """
+
+    def __init__(self, first: AnyArray, upload: Upload, algorithm: str) -> None:
+        self.rows = 0
+        self.checks: NDArray[np.uint64] = np.empty(0, "<u8")
+        self.payload: Payload | None = None
+        self._like = Column.of("", first)
+        self._upload = upload
+        self._digest = digest.hasher(algorithm)
+        self._checks = shard.RowChecks(max(1, self._like.row_nbytes))
+
+    def fits(self, batch: AnyArray) -> bool:
+        """Tell whether `batch` continues the column."""
+        other = Column.of("", batch)
+        return (other.dtype, other.shape[1:]) == (self._like.dtype, self._like.shape[1:])
+
+    def append(self, batch: AnyArray) -> None:
+        """Write the rows of `batch`."""
+        data = arrays.raw(batch)
+        self._upload.write(data)
+        self._digest.update(data)
+        self._checks.update(data)
+        self.rows += len(batch)
+
+    def finish(self) -> None:
+        """Write what follows the rows; the stream takes no more."""
+        column = self.column("")
+        self._upload.write(column.tail())
+        self._digest.update(column.tail())
+        self.checks = self._checks.finish()
+        self.payload = Streamed(self._upload, self._digest.hexdigest(), column.chunk_nbytes)
+
+    def column(self, name: str) -> Column:
+        """Describe the rows so far as column `name`."""
+        return Column(name, self._like.dtype, (self.rows, *self._like.shape[1:]))
+
+    def array(self) -> AnyArray:
+        """Return the rows so far, private and writable, without reading them into memory."""
+        column = self.column("")
+        return column.view(self._upload.contents(column.nbytes))
+
+
+class SpillingUpload:
+    """An upload whose bytes survive trouble of the store, in a nameless temporary file.
+
+    Parameters
+    ----------
+    upload : Upload or None
+        Where bytes go while that works; None to spill from the start.
+    """
+
+    def __init__(self, upload: Upload | None) -> None:
+        self.failure: StoreError | None = None
+        self._upload = upload
+        self._written = 0
+        self._spill: IO[bytes] | None = None
+
+    def write(self, data: Buffer, /) -> None:
+        """Append `data`; when the store fails, go on in the temporary folder."""
+        view = memoryview(data).cast("B")
+        if self._upload is not None:
+            try:
+                self._upload.write(view)
+            except StoreError as error:
+                self.failure = error
+                written = self._upload.contents(self._written)
+                self._upload = None
+                self._append(memoryview(written))
+        if self._upload is None:
+            self._append(view)
+        self._written += len(view)
+
+    def finish(self, name: str) -> None:
+        """Finish the upload itself; what was spilled can get no name."""
+        if self._upload is None:
+            raise self.failure or StoreError("what was computed was not written to the store")
+        self._upload.finish(name)
+
+    def contents(self, length: int) -> NDArray[np.uint8]:
+        """Return the first `length` bytes written, as a private writable array."""
+        if self._upload is not None:
+            return self._upload.contents(length)
+        return mapping.private(self._file().fileno(), length)
+
+    def _file(self) -> IO[bytes]:
+        if self._spill is None:
+            self._spill = tempfile.TemporaryFile(buffering=0)
+        return self._spill
+
+    def _append(self, view: memoryview) -> None:
+        while view:
+            view = view[self._file().write(view) :]
+
+
+def drafted(columns: Mapping[str, AnyArray], algorithm: str) -> Draft:
+    """Return a draft of `columns`."""
+    draft = Draft(algorithm)
+    for name, array in columns.items():
+        draft.add(name, array)
+    return draft

@@ -1,0 +1,163 @@
+"""Reading an entry: pointer before data, backwards, and nothing unchecked comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from castore.arrays import AnyArray
+from castore.backend.base import Backend
+from castore.blobs import blob, layout, shard
+from castore.blobs.blob import BlobRef
+from castore.canonical import dumps
+from castore.digest import hexdigest
+from castore.errors import DamagedError
+from castore.table.column import CHECKS, ROWS, Column
+from castore.table.manifest import Manifest
+from castore.table.tree import columns_of
+
+__all__ = ["Entry", "find_entry", "manifests"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One committed, immutable batch of rows.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        What it holds and where.
+    backend : Backend
+        Where its blobs are.
+    copy : bool
+        Read blobs into memory of the process's own instead of mapping them.
+    """
+
+    manifest: Manifest
+    backend: Backend
+    copy: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key, 32 hex digits."""
+        return self.manifest.key
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """The columns of the result, by name.
+
+        Raises
+        ------
+        DamagedError
+            If the manifest does not describe them.
+        """
+        return {name: self._column(name) for name in columns_of(self.manifest.form)}
+
+    def arrays(self, *, verify: bool = True) -> dict[str, AnyArray]:
+        """Return every column of the result, checked, private and writable.
+
+        Raises
+        ------
+        DamagedError
+            If any byte is missing or not what was stored.
+        """
+        return {
+            name: column.view(self._value(column, verify=verify))
+            for name, column in self.columns.items()
+        }
+
+    def row_ids(self) -> NDArray[np.uint8] | None:
+        """Return the row ids, uint8 (n, 16), or None if the result has no row a sample.
+
+        Raises
+        ------
+        DamagedError
+            If they are missing or not what was stored.
+        """
+        if not self.manifest.aligned:
+            return None
+        column = self._column(ROWS)
+        return column.view(self._value(column))
+
+    def values(self) -> Iterator[tuple[str, bytes]]:
+        """Yield every Zarr key of the entry and its value, checked.
+
+        What `zarr` needs to read the entry without castore.
+        """
+        for key, metadata in self.manifest.metadata.items():
+            yield key, dumps(metadata)
+        for key, chunk in self.manifest.chunks.items():
+            yield key, self._checked(chunk).tobytes()
+
+    def _column(self, name: str) -> Column:
+        return Column.from_metadata(name, self.manifest.metadata.get(f"{name}/zarr.json"))
+
+    def _value(self, column: Column, *, verify: bool = True) -> NDArray[np.uint8]:
+        """Return the value under the column's only chunk key."""
+        if column.chunk_key is None:
+            return np.empty(0, np.uint8)
+        chunk = self.manifest.chunks.get(column.chunk_key)
+        found = len(chunk) if isinstance(chunk, bytes) else chunk.length if chunk else None
+        if chunk is None or found != column.chunk_nbytes:
+            msg = f"{self.manifest.name}: column {column.name!r} needs {column.chunk_nbytes:,} bytes, the manifest has {found}"
+            raise DamagedError(msg)
+        if not verify and isinstance(chunk, BlobRef):
+            return blob.map_blob(self.backend, chunk, copy=self.copy)
+        return self._checked(chunk, column)
+
+    def _checked(self, chunk: bytes | BlobRef, column: Column | None = None) -> NDArray[np.uint8]:
+        """Return the bytes of `chunk`, writable; inline ones were checked with the manifest."""
+        if isinstance(chunk, bytes):
+            return np.frombuffer(bytearray(chunk), np.uint8)
+        data = blob.map_blob(self.backend, chunk, copy=self.copy)
+        if not self._is_sound(data, chunk, column):
+            blob.distrust(self.backend, chunk)
+            msg = f"{self.backend.url}: blob {chunk.name} is damaged (its bytes changed)"
+            raise DamagedError(msg)
+        return data
+
+    def _is_sound(self, data: NDArray[np.uint8], ref: BlobRef, column: Column | None) -> bool:
+        """Check one mapping, whole.
+
+        The blob's own digest where that is xxh3-128, which runs at the speed of memory;
+        cryptographic digests are twenty times slower, so there the row checks are compared,
+        and the tail, which is known from the shape.
+        """
+        algorithm = self.manifest.algorithm
+        checks = f"{CHECKS}/{column.name}/zarr.json" if column else ""
+        if column is None or algorithm == "xxh3-128" or checks not in self.manifest.metadata:
+            return hexdigest([data], algorithm) == ref.digest
+        stored = self._column(f"{CHECKS}/{column.name}")
+        rows = shard.checks(data[: column.nbytes], column.row_nbytes)
+        return (
+            data[column.nbytes :].tobytes() == column.tail()
+            and np.array_equal(stored.view(self._value(stored)), rows)
+        )
+
+
+def find_entry(backend: Backend, table: str, key: str, *, copy: bool = False) -> Entry | None:
+    """Return the entry `key` of `table`, or None if there is none; reads one manifest.
+
+    Raises
+    ------
+    DamagedError
+        If its manifest is damaged.
+    FormatError
+        If it was written by a newer castore.
+    """
+    data = backend.get(layout.entry(table, key))
+    if data is None:
+        return None
+    return Entry(Manifest.from_bytes(data, table, key), backend, copy)
+
+
+def manifests(backend: Backend, table: str | None = None) -> Iterator[str]:
+    """Yield the object names of all manifests, or of those of `table`, by name."""
+    folder = layout.TABLES if table is None else layout.entries(table)
+    for info in backend.list(folder):
+        if layout.key_of(info.name):
+            yield info.name

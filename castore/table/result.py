@@ -1,0 +1,179 @@
+"""What a function returned, in columns: whole, or streamed to the store as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from castore import arrays
+from castore.arrays import AnyArray
+from castore.backend.base import Upload
+from castore.canonical import Json
+from castore.errors import ResultError
+from castore.identity.rows import RowIds
+from castore.table.draft import Draft, RowStream, SpillingUpload
+from castore.table.tree import Parts, Unstorable, assemble, take_apart
+
+__all__ = ["LEAVES", "Result", "Sink", "collect"]
+
+
+def _numpy_leaf(array: AnyArray) -> AnyArray:
+    return array if array.flags.writeable else array.copy()
+
+
+#: What turns a numpy array into what the caller asked for, by ``returns=``.
+LEAVES: dict[str, Callable[[AnyArray], Any]] = {
+    "numpy": _numpy_leaf,
+    "torch": lambda array: arrays.to_torch(_numpy_leaf(array)),
+}
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Where streamed rows go.
+
+    Attributes
+    ----------
+    open : callable
+        Begins an upload, or gives None where nothing is to be stored.
+    algorithm : str
+        Digest for blobs.
+    on_rows : callable
+        Told how many rows came, batch by batch.
+    """
+
+    open: Callable[[], Upload | None]
+    algorithm: str = "xxh3-128"
+    on_rows: Callable[[int], None] = lambda _: None
+
+
+@dataclass
+class Result:
+    """What a function returned.
+
+    Attributes
+    ----------
+    form : Json
+        How it is put together.
+    columns : dict[str, ndarray]
+        Its arrays, where it came whole.
+    streams : dict[str, RowStream]
+        Its columns, where it came in batches.
+    """
+
+    form: Json
+    columns: dict[str, AnyArray]
+    streams: dict[str, RowStream] = field(default_factory=dict)
+
+    def value(self, returns: str) -> Any:
+        """Put it together again, as a hit would."""
+        streamed = {name: stream.array() for name, stream in self.streams.items()}
+        return assemble(self.form, {**self.columns, **streamed}, LEAVES[returns])
+
+    def extents(self) -> dict[str, int | None]:
+        """Return the length of each column's first axis; None where it has no axis."""
+        whole = {name: len(a) if a.ndim else None for name, a in self.columns.items()}
+        return {**whole, **{name: stream.rows for name, stream in self.streams.items()}}
+
+    def is_aligned(self, rows: int | None) -> bool:
+        """Tell whether it is made of arrays with one row a sample and nothing else."""
+        found = list(self.extents().values())
+        return rows is not None and bool(found) and all(extent == rows for extent in found)
+
+    def draft(self, algorithm: str, row_ids: RowIds | None) -> Draft:
+        """Return the entry to be: the columns, and the row ids where rows are aligned."""
+        draft = Draft(algorithm)
+        for name, array in self.columns.items():
+            draft.add(name, array)
+        for name, stream in self.streams.items():
+            draft.add_stream(name, stream)
+        if row_ids is not None and self.is_aligned(len(row_ids)):
+            draft.add_rows(row_ids)
+        return draft
+
+
+def collect(returned: Any, rows: int | None, name: str, sink: Sink) -> Result:
+    """Take what a function `name` returned into columns; read a generator to its end.
+
+    Raises
+    ------
+    ResultError
+        If castore has no form for it.
+    """
+    if returned is None:
+        msg = f"{name} returned None: return the arrays that are to be kept"
+        raise ResultError(msg)
+    if isinstance(returned, Iterator):
+        return _Stream(rows, name, sink).read(returned)
+    try:
+        parts = take_apart(returned, rows)
+    except Unstorable as error:
+        msg = f"{name} cannot be kept: {error}"
+        raise ResultError(msg, returned) from error
+    return Result(parts.form, parts.columns)
+
+
+class _Stream:
+    """Batches from a generator, on their way into columns."""
+
+    def __init__(self, rows: int | None, name: str, sink: Sink) -> None:
+        self._rows = rows
+        self._name = name
+        self._sink = sink
+        self._form: Json = None
+        self._streams: dict[str, RowStream] = {}
+
+    def read(self, batches: Iterator[Any]) -> Result:
+        count = 0
+        for number, batch in enumerate(batches):
+            count += self._take(batch, number)
+            self._sink.on_rows(count)
+        if self._form is None:
+            msg = f"{self._name} yielded nothing: yield arrays of rows"
+            raise ResultError(msg)
+        for stream in self._streams.values():
+            stream.finish()
+        result = Result(self._form, {}, self._streams)
+        if self._rows is not None and count != self._rows:
+            msg = f"{self._name} yielded {count:,} rows for {self._rows:,} samples: yield one each"
+            raise ResultError(msg, result.value("numpy"))
+        return result
+
+    def _take(self, batch: Any, number: int) -> int:
+        """Append one batch; return its number of rows."""
+        try:
+            parts = take_apart(batch)
+        except Unstorable as error:
+            raise self._refuse(f"batch {number}: {error}") from error
+        lengths = {len(array) if array.ndim else None for array in parts.columns.values()}
+        if len(lengths) != 1 or None in lengths or not _only_arrays(parts.form):
+            raise self._refuse(f"batch {number} is no arrays of rows, equally many in each")
+        if self._form is None:
+            self._begin(parts)
+        if parts.form != self._form or not all(
+            self._streams[name].fits(array) for name, array in parts.columns.items()
+        ):
+            raise self._refuse(f"batch {number} has another form, dtype or row shape than batch 0")
+        for name, array in parts.columns.items():
+            self._streams[name].append(array)
+        return int(next(iter(lengths)) or 0)
+
+    def _begin(self, parts: Parts) -> None:
+        self._form = parts.form
+        for name, array in parts.columns.items():
+            upload = SpillingUpload(self._sink.open())
+            self._streams[name] = RowStream(array, upload, self._sink.algorithm)
+
+    def _refuse(self, why: str) -> ResultError:
+        return ResultError(f"{self._name} cannot be kept: {why}")
+
+
+def _only_arrays(form: Json) -> bool:
+    """Tell whether every leaf of `form` is an array."""
+    if "array" in form:
+        return True
+    if "dict" in form:
+        return all(_only_arrays(item) for _, item in form["dict"])
+    items = form.get("tuple", form.get("list", form.get("named", {}).get("items")))
+    return bool(items) and all(_only_arrays(item) for item in items)

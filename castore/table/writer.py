@@ -1,0 +1,239 @@
+"""The only publisher: data before pointer, then look.
+
+1. Blobs are put, each durable before the next step.
+2. The manifest is created; that is the commit. ``replace`` puts it unconditionally.
+3. The tombstones of its blobs are listed. A condemned name is never used again: its bytes are
+   put under the next generation, the manifest is replaced, and the writer looks again.
+4. Only then is the entry acknowledged.
+"""
+
+from __future__ import annotations
+
+import platform
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from castore.version import __version__
+from castore.backend.base import Backend
+from castore.blobs import blob, layout
+from castore.blobs.blob import BlobRef, Payload
+from castore.canonical import Json, seal, unseal
+from castore.digest import ALGORITHMS
+from castore.errors import BackendError, DamagedError, FormatError, ResultError
+from castore.points import reach
+from castore.table.draft import Draft
+from castore.table.entry import Entry, find_entry
+from castore.table.manifest import FORMAT, INLINE_ALL, INLINE_ONE, MAX_NBYTES, Chunk, Manifest
+
+__all__ = ["Commit", "Writer", "initialise", "origin", "read_format"]
+
+#: How often a commit meets a condemned name before it gives up.
+_RESCUES = 16
+
+
+@dataclass(frozen=True)
+class Commit:
+    """How a commit ended.
+
+    Attributes
+    ----------
+    entry : Entry
+        What the key now leads to.
+    adopted : bool
+        Whether another writer's different bytes were there first, and stay.
+    stored : int
+        Bytes of blobs written.
+    """
+
+    entry: Entry
+    adopted: bool
+    stored: int
+
+
+class Writer:
+    """Publishes entries of one table.
+
+    Parameters
+    ----------
+    backend : Backend
+        Where to.
+    table : str
+        Table id.
+    derivation : dict
+        What the table id is the digest of; stored for people.
+
+    Raises
+    ------
+    StoreError
+        At once, if the store cannot be written or is of another format: trouble that can be
+        known before a long computation is raised before it.
+    """
+
+    def __init__(self, backend: Backend, table: str, derivation: Json) -> None:
+        backend.check_writable()
+        self.algorithm = initialise(backend)
+        self._backend = backend
+        name = layout.table(table)
+        if backend.stat(name) is None:
+            document = {"derivation": derivation, "format": FORMAT, "table": table}
+            backend.create(name, [seal(document)])
+        reach("commit.begun")
+
+    def publish(self, draft: Draft, header: Mapping[str, Json], *, force: bool = False) -> Commit:
+        """Publish `draft` under ``header["key"]``; durable and acknowledged when it returns.
+
+        Parameters
+        ----------
+        draft : Draft
+            What to publish.
+        header : mapping
+            The other fields of `castore.table.manifest.Manifest`.
+        force : bool
+            Replace the manifest that is there instead of yielding to it.
+        """
+        inline = _inlined(draft.payloads)
+        stored = 0
+        refs: dict[str, BlobRef] = {}
+        for key, payload in draft.payloads.items():
+            if key not in inline:
+                refs[key], written = blob.put(self._backend, payload)
+                stored += written
+        reach("commit.blobs-stored")
+        manifest = Manifest(
+            **header,
+            nonce=secrets.token_hex(16),
+            algorithm=draft.algorithm,
+            metadata=draft.metadata,
+            chunks={**inline, **refs},
+        )
+        standing = self._commit(manifest, force=force)
+        reach("commit.published")
+        standing, rescued = self._look(standing, manifest, draft.payloads)
+        reach("commit.looked")
+        entry = Entry(standing, self._backend)
+        return Commit(entry, not manifest.same_content(standing), stored + rescued)
+
+    def _commit(self, manifest: Manifest, *, force: bool) -> Manifest:
+        """Make the manifest the entry; return the one that stands."""
+        data = manifest.to_bytes()
+        if len(data) > MAX_NBYTES:
+            msg = (
+                f"the manifest would be {len(data):,} bytes, {MAX_NBYTES:,} are allowed: return "
+                "fewer, larger arrays, and pass long parameters as arrays"
+            )
+            raise ResultError(msg)
+        if not force and self._backend.create(manifest.name, [data]):
+            return manifest
+        if not force and (winner := self._winner(manifest)) is not None:
+            return winner
+        self._backend.put(manifest.name, [data])
+        return manifest
+
+    def _winner(self, manifest: Manifest) -> Manifest | None:
+        """Return the manifest that was there first, or None if it leads nowhere."""
+        try:
+            found = find_entry(self._backend, manifest.table, manifest.key)
+        except DamagedError:
+            return None
+        if found is None:
+            return None
+        whole = all(
+            (seen := self._backend.stat(ref.name)) is not None and seen.size == ref.length
+            for ref in found.manifest.blobs
+        )
+        return found.manifest if whole else None
+
+    def _look(
+        self, standing: Manifest, own: Manifest, payloads: Mapping[str, Payload]
+    ) -> tuple[Manifest, int]:
+        """Rescue condemned blobs until none is; return the manifest that stands.
+
+        What another writer published is rescued with one's own bytes, so it becomes one's own.
+        """
+        stored = 0
+        for _ in range(_RESCUES):
+            forbidden = blob.condemned(self._backend, standing.blobs)
+            if not forbidden:
+                return standing, stored
+            chunks: dict[str, Chunk] = dict(own.chunks)
+            for key, chunk in own.chunks.items():
+                if isinstance(chunk, BlobRef) and chunk.name in forbidden:
+                    generation = chunk.generation + 1
+                    chunks[key], written = blob.put(self._backend, payloads[key], generation)
+                    stored += written
+            own = standing = replace(own, chunks=chunks, nonce=secrets.token_hex(16))
+            self._backend.put(own.name, [own.to_bytes()])
+        msg = (
+            f"{self._backend.url}: a tombstone condemns every name for {standing.blobs[0].digest}; "
+            f"look at {layout.tombstones(standing.blobs[0].digest)}"
+        )
+        raise BackendError(msg)
+
+
+def _inlined(payloads: Mapping[str, Payload]) -> dict[str, bytes]:
+    """Return the values kept in the manifest itself: the smallest first, while there is room."""
+    inline: dict[str, bytes] = {}
+    room = INLINE_ALL
+    for key, payload in sorted(payloads.items(), key=lambda item: (item[1].length, item[0])):
+        if payload.length <= min(INLINE_ONE, room):
+            inline[key] = payload.to_bytes()
+            room -= payload.length
+    return inline
+
+
+def read_format(backend: Backend) -> str | None:
+    """Return the blob digest of the store, or None if there is no store yet.
+
+    Raises
+    ------
+    FormatError
+        If it is of a newer format, or has flags this castore does not know.
+    """
+    data = backend.get(layout.FORMAT)
+    if data is None:
+        return None
+    try:
+        document = unseal(data, layout.FORMAT)
+    except DamagedError as error:
+        msg = f"{backend.url}: {layout.FORMAT} is damaged; write it again with `castore init`"
+        raise FormatError(msg) from error
+    algorithm = document.get("digest_algorithm")
+    if document.get("format") != FORMAT or document.get("flags") != [] or algorithm not in ALGORITHMS:
+        msg = (
+            f"{backend.url}: a store of format {document.get('format')!r} with the flags "
+            f"{document.get('flags')!r} and digest {algorithm!r}; this castore writes format "
+            f"{FORMAT}: install a newer castore"
+        )
+        raise FormatError(msg)
+    return str(algorithm)
+
+
+def initialise(backend: Backend, algorithm: str | None = None) -> str:
+    """Make `backend` a store unless it is one; return its blob digest.
+
+    Raises
+    ------
+    FormatError
+        If it is a store of another format, or names its blobs by another digest.
+    """
+    found = read_format(backend)
+    if found is None:
+        document = {"digest_algorithm": algorithm or ALGORITHMS[0], "flags": [], "format": FORMAT}
+        backend.create(layout.FORMAT, [seal(document)])
+        found = read_format(backend) or ALGORITHMS[0]
+    if algorithm is not None and algorithm != found:
+        msg = f"{backend.url} names its blobs by {found}, not {algorithm}: choose another place"
+        raise FormatError(msg)
+    return found
+
+
+def origin(compute_ns: int) -> dict[str, Json]:
+    """Who computes here, for people: recorded, never compared."""
+    return {
+        "compute_ns": compute_ns,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "writer": f"castore {__version__}",
+    }

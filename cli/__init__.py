@@ -1,0 +1,1 @@
+"""The ``castore`` command; one module a family of subcommands."""
