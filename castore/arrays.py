@@ -5,6 +5,7 @@ torch is never imported: a tensor can only be met where the user has imported it
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any, TypeAlias
 
@@ -29,8 +30,22 @@ __all__ = [
 AnyArray: TypeAlias = NDArray[Any]
 
 _PLAIN = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
-    "float16 float32 float64 complex64 complex128".split()
+    [
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+        "complex64",
+        "complex128",
+    ]
 )
 #: Types that numpy has from ml_dtypes only, and the unsigned type of equal width.
 _EXTENDED = {
@@ -58,11 +73,13 @@ def is_supported(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "mM" or name_of(dtype) in _PLAIN or name_of(dtype) in _EXTENDED
 
 
+@functools.lru_cache(maxsize=256)
 def name_of(dtype: np.dtype[Any]) -> str:
-    """Name of `dtype` without its byte order: ``"float32"``, ``"bfloat16"``, ``"datetime64[ns]"``."""
-    return dtype.name
+    """Name of `dtype` without byte order: ``"float32"``, ``"bfloat16"``, ``"datetime64[ns]"``."""
+    return str(dtype.name)
 
 
+@functools.lru_cache(maxsize=256)
 def dtype_named(name: str) -> np.dtype[Any]:
     """Return the little-endian dtype that `name_of` calls `name`.
 
@@ -74,14 +91,17 @@ def dtype_named(name: str) -> np.dtype[Any]:
     if name in _EXTENDED:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
+        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return extended
     dtype = np.dtype(name)
     if not is_supported(dtype):
         msg = f"{name!r} is no dtype castore keeps"
         raise TypeError(msg)
-    return dtype.newbyteorder("<")
+    little: np.dtype[Any] = dtype.newbyteorder("<")
+    return little
 
 
+@functools.lru_cache(maxsize=256)
 def carrier(name: str) -> np.dtype[Any]:
     """Return the dtype whose bytes a Zarr array holds for a castore dtype `name`.
 

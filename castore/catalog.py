@@ -133,9 +133,7 @@ def entry_info(entry: Entry) -> EntryInfo:
     manifest = entry.manifest
     seen = entry.backend.stat(manifest.name)
     derivation = manifest.derivation.get("table", {})
-    columns = {
-        name: f"{column.dtype} {column.shape}" for name, column in entry.columns.items()
-    }
+    columns = {name: f"{column.dtype} {column.shape}" for name, column in entry.columns.items()}
     return EntryInfo(
         key=manifest.key,
         table=manifest.table,

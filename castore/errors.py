@@ -72,24 +72,23 @@ class OrderError(FingerprintError):
     code = "order"
 
 
-class _WithResult(CastoreError):
-    """An error after the function ran: what it returned is kept in ``result``."""
-
-    def __init__(self, message: str, result: Any = None) -> None:
-        super().__init__(message)
-        self.result = result
-
-
-class ResultError(_WithResult):
+class ResultError(CastoreError):
     """What the function returned cannot be stored.
 
     Attributes
     ----------
     result : Any
-        What the function returned, as far as it was produced.
+        What the function returned.
+    partial : bool
+        Whether `result` is only what a generator had yielded when it went wrong.
     """
 
     code = "result"
+
+    def __init__(self, message: str, result: Any = None, *, partial: bool = False) -> None:
+        super().__init__(message)
+        self.result = result
+        self.partial = partial
 
 
 class NotFoundError(CastoreError, KeyError):
@@ -101,7 +100,7 @@ class NotFoundError(CastoreError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
-class CommitError(_WithResult):
+class CommitError(CastoreError):
     """The value was computed but could not be published.
 
     Attributes
@@ -111,6 +110,10 @@ class CommitError(_WithResult):
     """
 
     code = "commit"
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class StoreError(CastoreError):

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 __all__ = ["Progress", "shown"]
 
@@ -54,7 +54,7 @@ class _Bar:
     def update(self, done: int) -> None:
         self._done = done
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -66,8 +66,15 @@ class _Bar:
         if self._stop.wait(self._delay):
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
-        from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         columns = [SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()]
         console = Console(stderr=True)

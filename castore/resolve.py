@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from castore.backend.base import Backend, Upload
+from castore.backend.base import Backend
 from castore.errors import (
     CastoreError,
     CastoreWarning,
@@ -22,31 +21,64 @@ from castore.errors import (
     ResultError,
     StoreError,
 )
-from castore.guard import undisturbed
-from castore.identity.model import hash_model
+from castore.execute import Outcome, check_rows, execute
 from castore.identity.request import Request
-from castore.progress import Progress, shown
+from castore.progress import Progress
 from castore.stats import Recorder
 from castore.table.entry import Entry, find_entry
-from castore.table.result import LEAVES, Result, Sink, collect
+from castore.table.result import LEAVES, Sink, collect
 from castore.table.tree import assemble
 from castore.table.writer import Commit, Writer, origin
 
-__all__ = ["Miss", "Resolver", "RowAlignment"]
+__all__ = ["Hit", "Miss", "Options", "Resolver"]
 
 _log = logging.getLogger("castore")
 
-RowAlignment = bool | Literal["auto"]
+_NOTHING = Sink(lambda: None)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A request answered from the store.
+
+    Attributes
+    ----------
+    entry : Entry
+        Where from.
+    value : Any
+        What the function returned.
+    """
+
+    entry: Entry
+    value: Any
 
 
 @dataclass(frozen=True)
 class Miss:
-    """Why a request is not answered from the store: ``absent``, ``damaged`` or ``forced``."""
+    """A request not answered from the store.
+
+    Attributes
+    ----------
+    reason : str
+        ``absent``, ``damaged`` or ``forced``. Whatever is there gives way, save under ``absent``.
+    """
 
     reason: str
 
 
-@dataclass
+@dataclass(frozen=True)
+class Options:
+    """How a caller wants a result: as `castore.store.Store.get_or_compute` has it."""
+
+    returns: str = "numpy"
+    rowwise: bool | Literal["auto"] = "auto"
+    progress: Progress = None
+
+
+Call: TypeAlias = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
 class Resolver:
     """Looks requests up, and computes what is missing, for one store in one process.
 
@@ -70,48 +102,33 @@ class Resolver:
     lenient: bool
     copy: bool
 
-    def find(self, request: Request, returns: str) -> tuple[Entry, Any] | Miss:
-        """Return the entry and the value of a hit, every byte of it checked, or why it is a miss.
+    def find(self, request: Request, returns: str) -> Hit | Miss:
+        """Answer `request` from the store, every byte checked, or say why not.
 
-        A fault may be passing, or a manifest may just have been replaced, so whatever is missing
-        or damaged is read once more before it counts.
+        A fault may be passing, or a manifest may just have been replaced, so what is missing or
+        damaged is read once more before it counts.
         """
-        for last in (False, True):
-            try:
-                entry = find_entry(
-                    self.backend, request.function.table, request.key, copy=self.copy
-                )
-                if entry is None:
-                    return Miss("absent")
-                value = self._value(entry, request, returns)
-            except DamagedError as error:
-                if last:
-                    _log.warning("%s: %s; computing it again", request.function.name, error)
-                    return Miss("damaged")
-            else:
-                return entry, value
-        raise AssertionError
+        try:
+            with contextlib.suppress(DamagedError):
+                return self._find(request, returns)
+            return self._find(request, returns)
+        except DamagedError as error:
+            _log.warning("%s: %s; computing it again", request.function.name, error)
+            return Miss("damaged")
 
-    def _value(self, entry: Entry, request: Request, returns: str) -> Any:
-        columns = entry.arrays()
+    def _find(self, request: Request, returns: str) -> Hit | Miss:
+        entry = find_entry(self.backend, request.function.table, request.key, copy=self.copy)
+        if entry is None:
+            return Miss("absent")
         if self.backend.near:
             _compare_rows(entry, request)
-        value = assemble(entry.manifest.form, columns, LEAVES[returns])
+        value = self._assembled(entry, returns)
         self.recorder.add("hits")
-        self.recorder.add("bytes_served", sum(array.nbytes for array in columns.values()))
+        self.recorder.add("bytes_served", entry.nbytes)
         _log.debug("hit %s %s", request.function.name, entry.manifest.name)
-        return value
+        return Hit(entry, value)
 
-    def compute(
-        self,
-        request: Request,
-        call: Callable[[Any], Any],
-        miss: Miss,
-        *,
-        returns: str,
-        rowwise: RowAlignment = "auto",
-        progress: Progress = None,
-    ) -> Any:
+    def compute(self, request: Request, call: Call, miss: Miss, options: Options) -> Any:
         """Run the function and publish what it returns; return the value that now stands.
 
         Raises
@@ -123,140 +140,45 @@ class Resolver:
         """
         self.recorder.add(f"misses.{miss.reason}")
         _log.info("miss %s (%s)", request.function.name, miss.reason)
-        writer = self._writer(request)
+        writer = self._writer(request) if self.writable else None
         with contextlib.ExitStack() as uploads:
-            sink = _sink(self.backend, writer, uploads)
-            computed = self._run(request, call, sink, progress)
-            result, changed, elapsed = computed
-            self._check_rows(result, request, rowwise, returns)
-            if writer is None:
-                return result.value(returns)
-            if changed:
-                self._keep_out("input-changed", changed)
-                return result.value(returns)
-            return self._publish(writer, request, result, elapsed, miss, returns)
+            try:
+                sink = self._sink(writer, uploads)
+                outcome = execute(request, call, sink, options.progress)
+            except ResultError as error:
+                if not self.lenient or error.partial:
+                    raise
+                self.warn(error)
+                return error.result
+            value = outcome.result.value(options.returns)
+            try:
+                check_rows(outcome.result, request, options.rowwise)
+                winner = self._publish(writer, request, outcome, miss)
+                return value if winner is None else self._assembled(winner, options.returns)
+            except (ResultError, StoreError) as error:
+                if not self.lenient:
+                    raise _with_result(error, request, value) from error
+                self.warn(error)
+                return value
 
-    def store(self, request: Request, value: Any, *, rowwise: RowAlignment = "auto") -> Entry:
+    def store(self, request: Request, value: Any, options: Options) -> Entry:
         """Publish a value that was computed elsewhere, in place of what is there."""
         writer = Writer(self.backend, request.function.table, request.function.derivation)
-        result = collect(value, request.rows, "the value", Sink(lambda: None, writer.algorithm))
-        self._check_rows(result, request, rowwise, "numpy")
-        return self._commit(writer, request, result, 0, force=True).entry
+        with contextlib.ExitStack() as uploads:
+            result = collect(value, request.rows, "the value", self._sink(writer, uploads))
+            check_rows(result, request, options.rowwise)
+            return self._commit(writer, request, Outcome(result, 0, ""), force=True).entry
 
-    def run_uncached(self, call: Callable[[Any], Any], loader: Any, returns: str, name: str) -> Any:
+    def run_uncached(self, call: Call, loader: Any, returns: str, name: str) -> Any:
         """Run the function and return what it returns, in the form a hit would have."""
         returned = call(loader)
         try:
-            return collect(returned, None, name, Sink(lambda: None)).value(returns)
+            return collect(returned, None, name, _NOTHING).value(returns)
         except ResultError as error:
             if not self.lenient:
                 raise
             self.warn(error)
             return returned
-
-    def warn(self, error: CastoreError) -> None:
-        """Warn once of each kind of trouble, and count every one."""
-        self._keep_out(error.code, f"{error}\nThe result is computed and not stored.")
-
-    def _keep_out(self, reason: str, message: str) -> None:
-        self.recorder.add(f"uncached.{reason}")
-        if self.recorder.first(f"{reason} {message}"):
-            warnings.warn(message, CastoreWarning, stacklevel=2)
-
-    def _writer(self, request: Request) -> Writer | None:
-        if not self.writable:
-            self.recorder.add("uncached.read-only")
-            return None
-        try:
-            return Writer(self.backend, request.function.table, request.function.derivation)
-        except StoreError as error:
-            if not self.lenient:
-                raise
-            self.warn(error)
-            return None
-
-    def _run(
-        self, request: Request, call: Callable[[Any], Any], sink: Sink, progress: Progress
-    ) -> tuple[Result, str, int]:
-        """Run the function; return its result, why it must not be stored, and the time in ns."""
-        plan, function = request.plan, request.function
-        loader = plan.loader if plan else None
-        before = [hash_model(model) for model in function.models]
-        label = f"computing {function.suffix or function.name}"
-        with shown(progress, label, request.rows) as update:
-            if plan and plan.reading:
-                plan.reading.on_draw = update
-            start = time.perf_counter_ns()
-            with undisturbed(function.models, loader):
-                returned = call(loader)
-                sink = Sink(sink.open, sink.algorithm, update)
-                result = collect(returned, request.rows, function.name, sink)
-            elapsed = time.perf_counter_ns() - start
-        if plan and plan.reading and not plan.reading.drawn:
-            return result, _UNREAD.format(function.name), elapsed
-        after = [hash_model(model) for model in function.models]
-        return result, "" if before == after else _CHANGED.format(function.name), elapsed
-
-    def _check_rows(
-        self, result: Result, request: Request, rowwise: RowAlignment, returns: str
-    ) -> None:
-        rows = request.rows
-        if rowwise is False or rows is None or result.is_aligned(rows):
-            return
-        found = sorted({extent for extent in result.extents().values() if extent is not None})
-        batch = request.plan.variant["batch_size"] if request.plan else None
-        nearly = {rows // batch * batch, -(-rows // batch) * batch} - {0} if batch else set()
-        if rowwise is True or nearly & set(found):
-            msg = (
-                f"{request.function.name} returned {found} rows for {rows:,} samples: return one "
-                "a sample, or say rowwise=False if the result is of the whole"
-            )
-            raise ResultError(msg, result.value(returns))
-
-    def _publish(
-        self,
-        writer: Writer,
-        request: Request,
-        result: Result,
-        elapsed: int,
-        miss: Miss,
-        returns: str,
-    ) -> Any:
-        value = result.value(returns)
-        try:
-            commit = self._commit(writer, request, result, elapsed, force=miss.reason != "absent")
-            if commit.adopted:
-                self.recorder.add("disagreements")
-                return assemble(
-                    commit.entry.manifest.form, commit.entry.arrays(), LEAVES[returns]
-                )
-        except ResultError as error:
-            raise ResultError(str(error), value) from error
-        except StoreError as error:
-            if self.lenient:
-                self.warn(error)
-                return value
-            msg = f"{request.function.name} was computed but not stored ({error}); .result has it"
-            raise CommitError(msg, value) from error
-        return value
-
-    def _commit(
-        self, writer: Writer, request: Request, result: Result, elapsed: int, *, force: bool
-    ) -> Commit:
-        header = {
-            "table": request.function.table,
-            "key": request.key,
-            "rows": request.rows,
-            "aligned": result.is_aligned(request.rows),
-            "form": result.form,
-            "derivation": request.documents(),
-            "origin": origin(elapsed),
-        }
-        draft = result.draft(writer.algorithm, request.row_ids)
-        commit = writer.publish(draft, header, force=force)
-        self.recorder.add("commits")
-        self.recorder.add("bytes_stored", commit.stored)
-        return commit
 
     def entry(self, request: Request) -> Entry:
         """Return the entry of `request`.
@@ -272,32 +194,81 @@ class Resolver:
             raise NotFoundError(msg)
         return entry
 
+    def warn(self, error: CastoreError) -> None:
+        """Warn once of each trouble that a result is returned in spite of, and count it."""
+        self._keep_out(error.code, f"{error}\nThe result is returned and not stored.")
 
-_UNREAD = (
-    "{0} did not read the loader it was given, which has the rows in dataset order because the "
-    "original is shuffled: its result is returned, not stored. Read the argument, or pass a "
-    "loader with shuffle=False."
-)
-_CHANGED = (
-    "{0} changed the model's parameters or buffers while it ran: its result is returned, not "
-    "stored. Call model.eval() first, or pass a model that stays as it is."
-)
+    def _keep_out(self, reason: str, message: str) -> None:
+        self.recorder.add(f"uncached.{reason}")
+        if self.recorder.first(f"{reason} {message}"):
+            warnings.warn(message, CastoreWarning, stacklevel=2)
+
+    def _writer(self, request: Request) -> Writer | None:
+        try:
+            return Writer(self.backend, request.function.table, request.function.derivation)
+        except StoreError as error:
+            if not self.lenient:
+                raise
+            self.warn(error)
+            return None
+
+    def _sink(self, writer: Writer | None, uploads: contextlib.ExitStack) -> Sink:
+        """Return where streamed rows go: uploads that last until `uploads` is closed."""
+        if writer is None:
+            return _NOTHING
+        return Sink(lambda: uploads.enter_context(self.backend.upload()), writer.algorithm)
+
+    def _publish(
+        self, writer: Writer | None, request: Request, outcome: Outcome, miss: Miss
+    ) -> Entry | None:
+        """Publish; return the entry of another writer who published other values first."""
+        if outcome.objection:
+            self._keep_out("input-changed", outcome.objection)
+            return None
+        if writer is None:
+            self.recorder.add("uncached.read-only")
+            return None
+        commit = self._commit(writer, request, outcome, force=miss.reason != "absent")
+        if not commit.adopted:
+            return None
+        self.recorder.add("disagreements")
+        name = request.function.name
+        _log.warning("%s: another process computed other values first, and they stay", name)
+        return commit.entry
+
+    def _assembled(self, entry: Entry, returns: str) -> Any:
+        return assemble(entry.manifest.form, entry.arrays(), LEAVES[returns])
+
+    def _commit(self, writer: Writer, request: Request, outcome: Outcome, *, force: bool) -> Commit:
+        result = outcome.result
+        header = {
+            "table": request.function.table,
+            "key": request.key,
+            "rows": request.rows,
+            "aligned": result.is_aligned(request.rows),
+            "form": result.form,
+            "derivation": request.documents(),
+            "origin": origin(outcome.elapsed),
+        }
+        draft = result.draft(writer.algorithm, request.row_ids)
+        commit = writer.publish(draft, header, force=force)
+        self.recorder.add("commits")
+        self.recorder.add("bytes_stored", commit.stored)
+        return commit
 
 
-def _sink(backend: Backend, writer: Writer | None, uploads: contextlib.ExitStack) -> Sink:
-    if writer is None:
-        return Sink(lambda: None)
-
-    def begin() -> Upload:
-        return uploads.enter_context(backend.upload())
-
-    return Sink(begin, writer.algorithm)
+def _with_result(error: ResultError | StoreError, request: Request, value: Any) -> CastoreError:
+    if isinstance(error, ResultError):
+        return ResultError(str(error), value)
+    msg = f"{request.function.name} was computed but not stored ({error}); .result has it"
+    return CommitError(msg, value)
 
 
 def _compare_rows(entry: Entry, request: Request) -> None:
-    """A near store's row ids cost no request, so a hit sees that they are the request's own."""
+    """See that the rows are the request's own; on a near store that costs no request."""
     stored = entry.row_ids()
-    if stored is not None and not np.array_equal(stored, request.row_ids):  # type: ignore[arg-type]
+    if stored is None:
+        return
+    if request.row_ids is None or not np.array_equal(stored, request.row_ids):
         msg = f"{entry.manifest.name} holds other rows than its key says"
         raise DamagedError(msg)
-

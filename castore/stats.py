@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -39,29 +40,40 @@ class Stats:
     bytes_stored: int = 0
 
 
+# One for all recorders, so that a forked child can be given a free one.
+_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _lock  # noqa: PLW0603  another thread of the parent may have held it
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 class Recorder:
     """Collects counts from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._said: set[str] = set()
 
     def first(self, message: str) -> bool:
         """Tell whether `message` comes up for the first time."""
-        with self._lock:
+        with _lock:
             new = message not in self._said
             self._said.add(message)
             return new
 
     def add(self, what: str, amount: int = 1) -> None:
         """Add `amount` to the counter `what`; ``misses.absent`` is a reason within ``misses``."""
-        with self._lock:
+        with _lock:
             self._counts[what] += amount
 
     def snapshot(self) -> Stats:
         """Return the counts so far."""
-        with self._lock:
+        with _lock:
             counts = dict(self._counts)
         grouped: dict[str, dict[str, int]] = {"misses": {}, "uncached": {}}
         for name, count in counts.items():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from castore import catalog, config
 from castore.backend.base import Backend
-from castore.backend.open import normalise, open_backend
+from castore.backend.open import open_backend
 from castore.catalog import EntryInfo, TableInfo, Usage
 from castore.errors import CastoreError, ConfigError, ReadOnlyError
 from castore.identity.request import (
@@ -21,87 +21,18 @@ from castore.identity.request import (
     identify_loader,
 )
 from castore.progress import Progress
-from castore.resolve import Miss, Resolver
+from castore.resolve import Hit, Miss, Options, Resolver
 from castore.stats import Recorder, Stats
 from castore.table.entry import Entry
 from castore.table.writer import initialise
 
-__all__ = ["Store", "init", "open"]
+__all__ = ["Store"]
+
+_log = logging.getLogger("castore")
 
 _ON_ERROR = ("raise", "compute")
 _VERIFY = ("mapped", "always")
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def open(  # noqa: A001  castore.open, as the builtin opens files
-    url: str | os.PathLike[str] | None = None,
-    *,
-    mode: Literal["rw", "ro", "off", "refresh"] | None = None,
-    on_error: Literal["raise", "compute"] = "raise",
-    verify: Literal["mapped", "always"] = "mapped",
-) -> Store:
-    """Open a store; it is made when something is first stored in it.
-
-    Nothing is read or written yet, except that a root that is a file is refused.
-
-    Parameters
-    ----------
-    url : str or path, optional
-        A folder, ``file:///folder`` or ``memory://name``. By default ``$CASTORE_URL``, then
-        ``url`` of ``castore.toml``, then the user's cache folder.
-    mode : {"rw", "ro", "off", "refresh"}, optional
-        ``rw`` reads and writes; ``ro`` never writes; ``off`` always computes and touches
-        nothing; ``refresh`` always computes and replaces. By default ``$CASTORE_MODE``, then
-        ``mode`` of ``castore.toml``, then ``rw``.
-    on_error : {"raise", "compute"}
-        ``raise``: trouble known before the function runs is raised before it runs; a result
-        that cannot be published is in ``CommitError.result``. ``compute``: any trouble of the
-        store's own, refusals included, is warned of once, counted, and the function simply run.
-    verify : {"mapped", "always"}
-        ``mapped`` checks every byte of a mapping once, then hands the mapping out: a disk that
-        fails later is beyond it. ``always`` reads a copy into memory and checks that.
-
-    Raises
-    ------
-    ConfigError
-        If an option is unknown, or the URL names no store castore can open.
-    """
-    settings = config.load()
-    return Store(
-        normalise(url or settings.url or _default_folder()),
-        mode=mode or settings.mode or "rw",
-        on_error=on_error,
-        verify=verify,
-    )
-
-
-def init(url: str | os.PathLike[str] | None = None, *, digest: str | None = None) -> Store:
-    """Make a store and choose the digest that names its blobs; return it opened.
-
-    Parameters
-    ----------
-    url : str or path, optional
-        As for `open`.
-    digest : {"xxh3-128", "sha256", "blake3"}, optional
-        ``xxh3-128`` (the default) finds every accident at the speed of memory. The others also
-        stand against somebody who swaps blobs on purpose, and are ten to twenty times slower.
-
-    Raises
-    ------
-    FormatError
-        If there is a store already, with another digest or of a newer format.
-    ReadOnlyError, BackendError
-        If the place cannot be written.
-    """
-    store = open(url)
-    store._make(digest)  # noqa: SLF001  the same module
-    return store
-
-
-def _default_folder() -> str:
-    import platformdirs
-
-    return platformdirs.user_cache_dir("castore", appauthor=False)
 
 
 class Store:
@@ -152,6 +83,20 @@ class Store:
         """Open the same place, with counters of its own."""
         vars(self).update(state)
         self._start()
+
+    def init(self, digest: str | None = None) -> str:
+        """Make the store unless it exists; return the digest that names its blobs.
+
+        Raises
+        ------
+        FormatError
+            If it exists with another digest, or in a newer format.
+        ReadOnlyError, BackendError
+            If the place cannot be written.
+        """
+        self._check_writable()
+        self._backend.check_writable()
+        return initialise(self._backend, digest)
 
     def get_or_compute(
         self,
@@ -230,9 +175,7 @@ class Store:
             )  # fmt: skip
             return identify_loader(function, loader, dataset_id=dataset_id, row_ids=row_ids)
 
-        return self._resolve(
-            identify, fn, loader, force=force, returns=returns, rowwise=rowwise, progress=progress
-        )
+        return self._resolve(identify, fn, loader, Options(returns, rowwise, progress), force=force)
 
     def compute(
         self,
@@ -269,7 +212,7 @@ class Store:
             )
 
         return self._resolve(
-            identify, lambda _: fn(**inputs), None, force=force, returns=returns, rowwise=False
+            identify, lambda _: fn(**inputs), None, Options(returns, rowwise=False), force=force
         )
 
     def cache(self, suffix: str = "", **options: Any) -> Callable[[_F], _F]:
@@ -330,7 +273,7 @@ class Store:
         if self.mode == "off":
             return default
         found = self._resolver.find(request, returns)
-        return default if isinstance(found, Miss) else found[1]
+        return found.value if isinstance(found, Hit) else default
 
     def put(
         self,
@@ -362,7 +305,7 @@ class Store:
         """
         self._check_writable()
         request = self._request(loader, fn, suffix, identity)
-        return catalog.entry_info(self._resolver.store(request, value, rowwise=rowwise))
+        return catalog.entry_info(self._resolver.store(request, value, Options(rowwise=rowwise)))
 
     def info(
         self,
@@ -378,9 +321,7 @@ class Store:
         NotFoundError
             If there is none.
         """
-        return catalog.entry_info(
-            self._resolver.entry(self._request(loader, fn, suffix, identity))
-        )
+        return catalog.entry_info(self._resolver.entry(self._request(loader, fn, suffix, identity)))
 
     def tables(self) -> list[TableInfo]:
         """Describe every table, newest first."""
@@ -429,18 +370,12 @@ class Store:
         """Return what this store did in this process."""
         return self._recorder.snapshot()
 
-    def _make(self, digest: str | None) -> None:
-        self._backend.check_writable()
-        initialise(self._backend, digest)
-
     def _check_writable(self) -> None:
         if self.mode in ("ro", "off"):
             msg = f'{self.url} was opened with mode="{self.mode}": open it with mode="rw" to write'
             raise ReadOnlyError(msg)
 
-    def _request(
-        self, loader: Any, fn: Any, suffix: str, identity: Mapping[str, Any]
-    ) -> Request:
+    def _request(self, loader: Any, fn: Any, suffix: str, identity: Mapping[str, Any]) -> Request:
         rows = {name: identity[name] for name in ("dataset_id", "row_ids") if name in identity}
         rest = {name: value for name, value in identity.items() if name not in rows}
         function: Function = describe_function(fn, suffix, loader=loader, **rest)
@@ -451,34 +386,37 @@ class Store:
         identify: Callable[[], Request],
         call: Callable[[Any], Any],
         loader: Any,
+        options: Options,
         *,
         force: bool,
-        returns: str,
-        rowwise: bool | Literal["auto"],
-        progress: Progress = None,
     ) -> Any:
         resolver = self._resolver
         name = getattr(call, "__name__", type(call).__name__)
         if self.mode == "off":
             self._recorder.add("uncached.off")
-            return resolver.run_uncached(call, loader, returns, name)
+            return resolver.run_uncached(call, loader, options.returns, name)
         try:
             request = identify()
-            found: Any = Miss("forced")
+            self._announce(request)
+            found: Hit | Miss = Miss("forced")
             if not force and self.mode != "refresh":
-                found = resolver.find(request, returns)
+                found = resolver.find(request, options.returns)
         except ConfigError:
             raise
         except CastoreError as error:
             if self.on_error == "raise":
                 raise
             resolver.warn(error)
-            return resolver.run_uncached(call, loader, returns, name)
-        if not isinstance(found, Miss):
-            return found[1]
-        return resolver.compute(
-            request, call, found, returns=returns, rowwise=rowwise, progress=progress
-        )
+            return resolver.run_uncached(call, loader, options.returns, name)
+        if isinstance(found, Hit):
+            return found.value
+        return resolver.compute(request, call, found, options)
+
+    def _announce(self, request: Request) -> None:
+        """Log, once each, what the user should know about how the request was identified."""
+        for notice in request.notices():
+            if self._recorder.first(notice):
+                _log.warning("%s", notice)
 
 
 def _check_returns(returns: str) -> None:

@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Backend", "Create", "Delete", "Get", "List", "ObjectInfo", "OpenPrivate", "Put", "Upload"]
+__all__ = [
+    "Backend",
+    "Create",
+    "Delete",
+    "Get",
+    "List",
+    "ObjectInfo",
+    "OpenPrivate",
+    "Put",
+    "Upload",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,9 @@ class Get(Protocol):
 class OpenPrivate(Protocol):
     """Read large objects without copying them where that can be."""
 
-    def open_private(self, name: str, length: int, *, copy: bool = False) -> NDArray[np.uint8] | None:
+    def open_private(
+        self, name: str, length: int, *, copy: bool = False
+    ) -> NDArray[np.uint8] | None:
         """Return `name` as a writable uint8 array (length,) that nobody else sees change.
 
         Parameters
@@ -129,6 +141,9 @@ class Backend(Get, OpenPrivate, Put, Create, List, Delete, Protocol):
     url: str
     #: Whether opening an object costs microseconds rather than a request.
     near: bool
+
+    def settle(self, name: str) -> None:
+        """Make `name` durable, which somebody else may have written a moment ago."""
 
     def check_writable(self) -> None:
         """Raise `ReadOnlyError` or `BackendError` now if a write would be refused."""

@@ -12,7 +12,6 @@ import errno
 import os
 import secrets
 import stat
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -55,7 +54,8 @@ class LocalBackend:
         self.url = str(root)
         self._root = root
         self._mapped: bool | None = None
-        self._linked = threading.Event()
+        self._writable = False
+        self._settled: set[Path] = set()
 
     def get(self, name: str) -> bytes | None:
         """Return the bytes of `name`, or None if there is no such object."""
@@ -132,35 +132,64 @@ class LocalBackend:
                 folders.add(path.parent)
                 removed += 1
         for folder in folders:
-            _sync_folder(folder)
+            with _system_errors("sync", folder):
+                _sync_folder(folder)
         return removed
+
+    def settle(self, name: str) -> None:
+        """Sync the folders above `name`, which another writer may have named a moment ago."""
+        with _system_errors("sync", self._path(name)):
+            _sync_folder(self._path(name).parent)
+            self.settle_folder(self._path(name).parent)
 
     def check_writable(self) -> None:
         """Make a temporary file and a link to it, once: a store needs both."""
-        if self._linked.is_set():
+        if self._writable:
             return
-        with self.upload() as upload:
+        with self.upload() as upload, _system_errors("write in", self._root):
             probe = self._temporary()
-            with _system_errors("write in", self._root):
-                os.link(upload.path, probe)
-                probe.unlink()
-        self._linked.set()
+            os.link(upload.path, probe)
+            probe.unlink()
+        self._writable = True
 
     @contextlib.contextmanager
     def upload(self) -> Iterator[LocalUpload]:
         """Begin a temporary file; it is gone when the block ends, named or not."""
         path = self._temporary()
         with _system_errors("write in", self._root):
-            made = _make_folders(path.parent)
+            self._make_root()
+            path.parent.mkdir(exist_ok=True)
             file = path.open("x+b", buffering=0)
-        upload = LocalUpload(self._root, path, file, made)
         try:
             reach("local.temp-opened")
-            yield upload
+            yield LocalUpload(self, path, file)
         finally:
             file.close()
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
+
+    def place(self, name: str) -> Path:
+        """Return the path of `name`; its folder exists and outlives a power cut."""
+        path = self._path(name)
+        if path.parent not in self._settled:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.settle_folder(path.parent)
+        return path
+
+    def settle_folder(self, folder: Path) -> None:
+        """Sync every folder between the root and `folder`, whoever made it, once a process."""
+        if folder not in self._settled and folder != self._root:
+            self.settle_folder(folder.parent)
+            _sync_folder(folder.parent)
+            self._settled.add(folder)
+
+    def _make_root(self) -> None:
+        if self._root.is_dir():
+            return
+        missing = [folder for folder in (self._root, *self._root.parents) if not folder.is_dir()]
+        self._root.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            _sync_folder(folder.parent)
 
     def _temporary(self) -> Path:
         return self._root / _TEMPORARY / f"{os.getpid()}-{secrets.token_hex(8)}"
@@ -172,11 +201,10 @@ class LocalBackend:
 class LocalUpload:
     """A temporary file on its way to a name."""
 
-    def __init__(self, root: Path, path: Path, file: BinaryIO, made: list[Path]) -> None:
+    def __init__(self, backend: LocalBackend, path: Path, file: BinaryIO) -> None:
         self.path = path
-        self._root = root
+        self._backend = backend
         self._file = file
-        self._gained = made
 
     def write(self, data: Buffer, /) -> None:
         """Append `data`; a short write is continued until all is written or the disk is full."""
@@ -186,63 +214,43 @@ class LocalUpload:
                 rest = rest[self._file.write(rest) :]
 
     def finish(self, name: str) -> None:
-        """Sync the file and rename it to `name`, then sync every folder that changed."""
-        self._sync_file()
-        path = self._root / name
-        with _system_errors("write", path):
-            self._gained += _make_folders(path.parent)
+        """Sync the file, rename it to `name`, and sync the folder."""
+        with self._named(name) as path:
             self.path.rename(path)
-        self._sync_folders(path)
 
     def finish_new(self, name: str) -> bool:
-        """Sync the file and link it to `name`; return False if that exists."""
-        self._sync_file()
-        path = self._root / name
-        with _system_errors("write", path):
-            self._gained += _make_folders(path.parent)
-            try:
+        """Sync the file, link it to `name`, and sync the folder; return False if that exists."""
+        try:
+            with self._named(name) as path:
                 os.link(self.path, path)
-            except FileExistsError:
-                return False
-        self._sync_folders(path)
+        except FileExistsError:
+            return False
         return True
 
     def contents(self, length: int) -> NDArray[np.uint8]:
         """Return the first `length` bytes written, as a private writable array."""
-        found = mapping.private(self._file.fileno(), length)
-        return found
+        return mapping.private(self._file.fileno(), length)
 
-    def _sync_file(self) -> None:
+    @contextlib.contextmanager
+    def _named(self, name: str) -> Iterator[Path]:
+        """Make durable what the block names."""
         reach("local.temp-written")
-        with _system_errors("sync", self.path):
+        with _system_errors("write", self.path):
             os.fsync(self._file.fileno())
-        reach("local.temp-synced")
-
-    def _sync_folders(self, path: Path) -> None:
-        reach("local.named")
-        for folder in {path.parent, *(made.parent for made in self._gained)}:
-            _sync_folder(folder)
-        reach("local.folders-synced")
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """Make `folder` and its missing parents; return those made, outermost first."""
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-    return missing[::-1]
+            reach("local.temp-synced")
+            path = self._backend.place(name)
+            yield path
+            reach("local.named")
+            _sync_folder(path.parent)
+            reach("local.folders-synced")
 
 
 def _sync_folder(folder: Path) -> None:
-    with _system_errors("sync", folder):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -250,9 +258,13 @@ def _system_errors(doing: str, path: Path) -> Iterator[None]:
     """Name the file and what to do in place of a bare ``OSError``."""
     try:
         yield
+    except FileExistsError:
+        raise
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            msg = f"cannot {doing} {path}: the disk is full; free some space, or choose another root"
+            msg = (
+                f"cannot {doing} {path}: the disk is full; free some space, or choose another root"
+            )
             raise BackendError(msg) from error
         if error.errno in _NO_LINK and error.filename2 is not None:
             msg = f"{path}: this file system has no hard links, so commits cannot be atomic here"

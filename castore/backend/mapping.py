@@ -14,8 +14,28 @@ __all__ = ["is_safe", "open_private", "private"]
 
 #: File systems on which another client's unlink or a lost server invalidates mapped pages.
 _UNSAFE = frozenset(
-    "9p afs beegfs ceph cifs coda gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs "
-    "pvfs2 smb3 smbfs virtiofs wekafs".split()
+    [
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "pvfs2",
+        "smb3",
+        "smbfs",
+        "virtiofs",
+        "wekafs",
+    ]
 )
 
 

@@ -45,7 +45,11 @@ class MemoryBackend:
         return ObjectInfo(name, len(found[0]), found[1]) if found else None
 
     def open_private(
-        self, name: str, length: int, *, copy: bool = False  # noqa: ARG002  always a copy
+        self,
+        name: str,
+        length: int,
+        *,
+        copy: bool = False,  # noqa: ARG002  always a copy
     ) -> NDArray[np.uint8] | None:
         """Return a copy of `name`, or None if it is missing or has another length."""
         data = self.get(name)
@@ -71,6 +75,9 @@ class MemoryBackend:
     def delete(self, names: Iterable[str]) -> int:
         """Remove `names` and return how many were there."""
         return sum(self._objects.pop(name, None) is not None for name in names)
+
+    def settle(self, name: str) -> None:
+        """Memory has nothing more durable to offer."""
 
     def check_writable(self) -> None:
         """Memory can always be written."""

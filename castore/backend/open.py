@@ -17,7 +17,7 @@ __all__ = ["normalise", "open_backend"]
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
-def normalise(url: str | os.PathLike[str]) -> str:
+def normalise(url: object) -> str:
     """Return `url` so that it means the same place from any folder of this machine.
 
     Parameters
@@ -30,7 +30,7 @@ def normalise(url: str | os.PathLike[str]) -> str:
     StoreURLError
         If the scheme is unknown.
     """
-    text = os.fspath(url)
+    text = os.fspath(url) if isinstance(url, os.PathLike) else url
     if not isinstance(text, str) or not text:
         msg = f"{url!r} is no store URL: give a folder, file:///folder or memory://name"
         raise StoreURLError(msg)
@@ -40,7 +40,7 @@ def normalise(url: str | os.PathLike[str]) -> str:
     if parts.scheme == "memory":
         return text
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
-        return unquote(parts.path)
+        return os.path.abspath(unquote(parts.path))  # noqa: PTH100
     msg = f"cannot open {text!r}: this castore knows folders, file:///folder and memory://name"
     raise StoreURLError(msg)
 

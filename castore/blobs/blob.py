@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -98,8 +97,8 @@ class Streamed:
         return self._upload.contents(self.length).tobytes()
 
 
+# Changed by single operations only, so a fork can never find it locked.
 _distrusted: set[tuple[str, str]] = set()
-_lock = threading.Lock()
 
 
 def distrust(backend: Backend, ref: BlobRef) -> None:
@@ -107,8 +106,7 @@ def distrust(backend: Backend, ref: BlobRef) -> None:
 
     A reader deletes nothing: the fault may be its own. The next commit puts the blob again.
     """
-    with _lock:
-        _distrusted.add((backend.url, ref.name))
+    _distrusted.add((backend.url, ref.name))
 
 
 def put(backend: Backend, payload: Payload, generation: int = 0) -> tuple[BlobRef, int]:
@@ -117,10 +115,10 @@ def put(backend: Backend, payload: Payload, generation: int = 0) -> tuple[BlobRe
     seen = backend.stat(ref.name)
     identity = (backend.url, ref.name)
     if seen is not None and seen.size == ref.length and identity not in _distrusted:
+        backend.settle(ref.name)
         return ref, 0
     payload.store(backend, ref.name)
-    with _lock:
-        _distrusted.discard(identity)
+    _distrusted.discard(identity)
     return ref, ref.length
 
 

@@ -140,12 +140,12 @@ class _Walk:
         if id(value) in self._seen:
             return
         self._seen.add(id(value))
-        call = getattr(type(value), "__call__", None)
         if not self._is_own(value) or not hasattr(value, "__dict__"):
             self.found.not_keyed[path] = type_name(type(value))
             return
         for name, item in vars(value).items():
             self.value(item, f"{path}.{name}")
+        call = type(value).__dict__.get("__call__")
         if path == "fn" and isinstance(call, types.FunctionType):
             self.function(call, path)
 
@@ -157,7 +157,9 @@ class _Walk:
         torch = arrays.torch()
         if torch is not None and isinstance(value, (torch.device, torch.Generator)):
             return True
-        return isinstance(value, _LEFT_OUT) or getattr(value, "castore_infrastructure", False) is True
+        return (
+            isinstance(value, _LEFT_OUT) or getattr(value, "castore_infrastructure", False) is True
+        )
 
 
 def _package_of(fn: Any) -> str | None:

@@ -62,9 +62,7 @@ def _is_of(node: ast.AST, code: types.CodeType) -> bool:
     if code.co_name == "<lambda>":
         names = [*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
         return isinstance(node, ast.Lambda) and _argument_names(node.args) == names
-    return (
-        isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == code.co_name
-    )
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == code.co_name
 
 
 def _argument_names(arguments: ast.arguments) -> list[str]:

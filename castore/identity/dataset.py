@@ -47,11 +47,14 @@ class Samples:
         uint8 (n, 16).
     not_keyed : dict
         Attributes of the dataset that a vouched identity leaves out, with their types.
+    by_index : bool
+        Whether a vouched dataset's rows are named by their index.
     """
 
     source: Json
     row_ids: RowIds
     not_keyed: dict[str, str] = field(default_factory=dict)
+    by_index: bool = False
 
 
 def flatten(dataset: Any, indices: Indices) -> tuple[Any, Indices]:
@@ -88,7 +91,8 @@ def as_indices(values: Any, what: str) -> Indices:
 def _within(indices: Indices, dataset: Any) -> Indices:
     length = length_of(dataset)
     if indices.size and not (-length <= indices.min() and indices.max() < length):
-        msg = f"index {indices.min()} or {indices.max()} is outside {_call(dataset)} of {length:,} samples"
+        worst = indices.max() if indices.max() >= length else indices.min()
+        msg = f"index {worst} is outside {_call(dataset)}, which has {length:,} samples"
         raise FingerprintError(msg)
     return np.where(indices < 0, indices + length, indices)
 
@@ -224,8 +228,19 @@ def _sequence(dataset: Sequence[Any], indices: Indices) -> tuple[Json, str, _Ite
 
 
 _FOLDER_OWN = frozenset(
-    "root loader extensions classes class_to_idx samples imgs targets "
-    "transform target_transform transforms".split()
+    [
+        "root",
+        "loader",
+        "extensions",
+        "classes",
+        "class_to_idx",
+        "samples",
+        "imgs",
+        "targets",
+        "transform",
+        "target_transform",
+        "transforms",
+    ]
 )
 
 
@@ -245,13 +260,17 @@ def _image_folder(dataset: Any, indices: Indices) -> tuple[Json, str, _Items]:
     def items() -> _Items:
         for index in indices.tolist():
             path, target = dataset.samples[index]
-            yield _content(path), int(target).to_bytes(8, "little", signed=True), _relative(path, dataset)
+            yield (
+                _content(path),
+                int(target).to_bytes(8, "little", signed=True),
+                _relative(path, dataset),
+            )
 
     return source, "file", items()
 
 
 def _decoder(loader: Any) -> Json:
-    """The function that reads a file, and the version of the library it reads with."""
+    """Describe the function that reads a file, and the library it reads with."""
     pillow = sys.modules.get("PIL")
     return [describe(loader, "its loader"), getattr(pillow, "__version__", None)]
 
@@ -295,7 +314,7 @@ def _vouched(
     if names is None and rule is _image_folder:
         names = [os.fsdecode(_relative(dataset.samples[i][0], dataset)) for i in indices.tolist()]
     if names is None:
-        return Samples(source, rows.from_integers(digest, indices), not_keyed)
+        return Samples(source, rows.from_integers(digest, indices), not_keyed, by_index=True)
     return Samples(source, named_rows(digest, names), not_keyed)
 
 

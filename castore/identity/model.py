@@ -122,7 +122,9 @@ def _values(name: str, tensor: Any) -> arrays.AnyArray:
     try:
         array = arrays.as_array(tensor)
     except TypeError as error:
-        msg = f"parameter {name!r} has no values to hash ({error}): load it, or pass model=<a digest>"
+        msg = (
+            f"parameter {name!r} has no values to hash ({error}): load it, or pass model=<a digest>"
+        )
         raise FingerprintError(msg) from error
-    assert array is not None  # noqa: S101  a tensor always is
+    assert array is not None
     return array

@@ -20,7 +20,14 @@ from castore.identity.model import hash_model, is_module, structure, unwrap
 from castore.identity.rows import RowIds
 from castore.identity.values import encode
 
-__all__ = ["Function", "Request", "as_row_indices", "describe_function", "identify_inputs", "identify_loader"]
+__all__ = [
+    "Function",
+    "Request",
+    "as_row_indices",
+    "describe_function",
+    "identify_inputs",
+    "identify_loader",
+]
 
 _log = logging.getLogger("castore")
 _FORMAT = 1
@@ -45,6 +52,8 @@ class Function:
         What is kept beside for people, and keyed by nobody.
     models : list
         The modules found or named, unwrapped.
+    is_modelless : bool
+        Whether a model was looked for and none found.
     not_keyed : dict
         Captured things castore has no rule for, with their types.
     """
@@ -55,6 +64,7 @@ class Function:
     derivation: dict[str, Json]
     recorded: dict[str, Json] = field(default_factory=dict)
     models: list[Any] = field(default_factory=list)
+    is_modelless: bool = False
     not_keyed: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,6 +88,8 @@ class Request:
         The loader, taken apart.
     not_keyed : dict
         What is in no key, of function, loader and dataset.
+    by_index : bool
+        Whether a vouched dataset's rows are named by their index.
     """
 
     function: Function
@@ -87,11 +99,27 @@ class Request:
     sources: list[Json] = field(default_factory=list)
     plan: Plan | None = None
     not_keyed: dict[str, str] = field(default_factory=dict)
+    by_index: bool = False
 
     @property
     def rows(self) -> int | None:
         """Number of samples asked for, where that is known."""
         return None if self.row_ids is None else len(self.row_ids)
+
+    def notices(self) -> list[str]:
+        """Say what the user should know once about how this was identified."""
+        name, found = self.function.name, []
+        if self.function.is_modelless:
+            found.append(f"{name}: no model found; name it with model=, or say model=None")
+        if self.not_keyed:
+            listed = ", ".join(f"{path} ({kind})" for path, kind in sorted(self.not_keyed.items()))
+            found.append(f"{name}: not part of the key: {listed}")
+        if self.by_index:
+            found.append(
+                f"{name}: rows are named by their index: inserting or sorting samples renumbers "
+                "them; row_ids= gives them names"
+            )
+        return found
 
     def documents(self) -> dict[str, Json]:
         """Return all there is to say about where the key came from."""
@@ -106,10 +134,10 @@ class Request:
 
 def describe_function(
     fn: Any,
-    suffix: str,
+    suffix: Any,
     *,
     model: Any = "auto",
-    params: Mapping[str, Any] | None = None,
+    params: Any = None,
     version: str | int | None = None,
     ignore: Sequence[str] = (),
     loader: object = None,
@@ -125,6 +153,12 @@ def describe_function(
     """
     if not isinstance(suffix, str):
         msg = f"suffix is {suffix!r}: give a string that names what is computed"
+        raise ConfigError(msg)
+    if fn is not None and not callable(fn):
+        msg = f"fn is {fn!r:.80}: give a function of the loader"
+        raise ConfigError(msg)
+    if params is not None and not isinstance(params, Mapping):
+        msg = f"params is {params!r:.80}: give a dict of values by name"
         raise ConfigError(msg)
     found = capture(fn, loader) if fn is not None else Captures()
     _ignore(found, ignore)
@@ -152,12 +186,13 @@ def describe_function(
         derivation=derivation,
         recorded={"functions": found.functions, "models": sorted(models)},
         models=[unwrap(module) for module in models.values()],
+        is_modelless=isinstance(model, str) and model == "auto" and fn is not None and not models,
         not_keyed=not_keyed,
     )
 
 
 def identify_loader(
-    function: Function, loader: Any, *, dataset_id: str | None = None, row_ids: Any = None
+    function: Function, loader: Any, *, dataset_id: Any = None, row_ids: Any = None
 ) -> Request:
     """Identify `function` over `loader`.
 
@@ -191,6 +226,7 @@ def identify_loader(
         [samples.source],
         found,
         {**function.not_keyed, **found.not_keyed, **samples.not_keyed},
+        samples.by_index,
     )
 
 
@@ -222,7 +258,7 @@ def _picked(row_ids: Any, found: Plan, flat: Any, indices: Indices) -> Any:
     Names are given one a sample, of the loader's dataset or of the one below its subsets.
     """
     array = row_ids if isinstance(row_ids, np.ndarray) else np.asarray(list(row_ids))
-    assert found.indices is not None  # noqa: S101  the caller saw to it
+    assert found.indices is not None
     outer, inner = length_of(found.dataset), length_of(flat)
     if len(array) not in (outer, inner):
         msg = f"row_ids has {len(array):,} names for {outer:,} samples: give one a sample"

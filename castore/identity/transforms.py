@@ -6,6 +6,7 @@ outcome would be frozen into the store. The user's own code is refused here.
 
 from __future__ import annotations
 
+import enum
 import sys
 from typing import Any
 
@@ -18,8 +19,20 @@ from castore.identity.values import encode, type_name
 __all__ = ["describe"]
 
 _RANDOM = frozenset(
-    "AugMix AutoAugment ColorJitter CutMix ElasticTransform GaussianBlur GaussianNoise JPEG MixUp "
-    "RandAugment ScaleJitter TrivialAugmentWide".split()
+    [
+        "AugMix",
+        "AutoAugment",
+        "ColorJitter",
+        "CutMix",
+        "ElasticTransform",
+        "GaussianBlur",
+        "GaussianNoise",
+        "JPEG",
+        "MixUp",
+        "RandAugment",
+        "ScaleJitter",
+        "TrivialAugmentWide",
+    ]
 )
 #: Functions of these packages are known by their names.
 _LIBRARIES = ("torchvision.", "torch.", "PIL.")
@@ -36,19 +49,26 @@ def describe(value: Any, what: str) -> Json:
     if value is None:
         return None
     kind = type(value)
-    if kind.__module__.startswith("torchvision.transforms"):
+    if kind.__module__.startswith("torchvision.transforms") and not isinstance(value, enum.Enum):
         return _torchvision(value, what)
     if kind.__module__ == "torchvision.datasets.vision" and kind.__name__ == "StandardTransform":
-        return {"standard": [describe(value.transform, what), describe(value.target_transform, what)]}
-    module = getattr(value, "__module__", None) or ""
-    if callable(value) and module.startswith(_LIBRARIES) and sys.modules.get(module) is not None:
-        found = getattr(sys.modules[module], getattr(value, "__name__", ""), None)
-        if found is value:
-            return {"function": f"{module}.{value.__name__}"}
+        return {
+            "standard": [describe(value.transform, what), describe(value.target_transform, what)]
+        }
+    if _is_library_function(value):
+        return {"function": f"{value.__module__}.{value.__name__}"}
     if callable(value):
         msg = f"{what} is {name_of(value)}, the user's own code, for which castore has no rule yet"
         raise FingerprintError(msg)
     return encode(value, what)
+
+
+def _is_library_function(value: Any) -> bool:
+    """Tell whether a library that castore knows has `value` under its own name."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
+    if not (isinstance(module, str) and isinstance(name, str) and module.startswith(_LIBRARIES)):
+        return False
+    return getattr(sys.modules.get(module), name, None) is value
 
 
 def _torchvision(value: Any, what: str) -> Json:
@@ -61,26 +81,15 @@ def _torchvision(value: Any, what: str) -> Json:
         for attribute, item in vars(value).items()
         if attribute not in _module_attributes()
     }
-    children = [_torchvision_or(child, what) for child in getattr(value, "_modules", {}).values()]
+    children = [describe(child, what) for child in getattr(value, "_modules", {}).values()]
     return {"transform": [type_name(type(value)), parameters, children]}
 
 
 def _parameter(item: Any, what: str) -> Json:
+    """Encode a parameter; transforms hold other transforms, one by one or in lists."""
     if isinstance(item, (list, tuple)):
         return [_parameter(part, what) for part in item]
-    return _torchvision_or(item, what)
-
-
-def _torchvision_or(item: Any, what: str) -> Json:
-    if callable(item) or type(item).__module__.startswith("torchvision."):
-        return encode(item, what) if isinstance(item, type) is False and _is_enum(item) else describe(item, what)
-    return encode(item, what)
-
-
-def _is_enum(item: Any) -> bool:
-    import enum
-
-    return isinstance(item, enum.Enum)
+    return describe(item, what) if callable(item) else encode(item, what)
 
 
 def _module_attributes() -> frozenset[str]:

@@ -92,7 +92,9 @@ def _encode(value: Any, what: str, depth: int) -> Json:
     if isinstance(value, np.generic):
         return _scalar(value, what)
     if isinstance(value, np.dtype):
-        return {"dtype": value.name if value.kind == "V" and value.names is None else str(value.descr)}
+        return {
+            "dtype": value.name if value.kind == "V" and value.names is None else str(value.descr)
+        }
     if isinstance(value, np.ndarray) or arrays.is_tensor(value):
         return _array(value, what)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -142,7 +144,9 @@ def _sequence(tag: str) -> _Rule:
 
 
 def _set(value: Any, what: str, depth: int) -> Json:
-    return {"set": sorted((_encode(item, f"an item of {what}", depth) for item in value), key=dumps)}
+    return {
+        "set": sorted((_encode(item, f"an item of {what}", depth) for item in value), key=dumps)
+    }
 
 
 def _dict(value: dict[Any, Any], what: str, depth: int) -> Json:
@@ -175,7 +179,7 @@ def _as_array(value: Any, what: str) -> arrays.AnyArray:
     except TypeError as error:
         msg = f"{what}: {error}"
         raise FingerprintError(msg) from error
-    assert array is not None  # noqa: S101  callers pass arrays only
+    assert array is not None
     return array
 
 

@@ -107,7 +107,9 @@ class Column:
     def metadata(self) -> dict[str, Json]:
         """Return the array's ``zarr.json``."""
         kind = arrays.carrier(self.dtype)
-        attributes = {} if arrays.name_of(kind) == self.dtype else {"castore": {"dtype": self.dtype}}
+        attributes = (
+            {} if arrays.name_of(kind) == self.dtype else {"castore": {"dtype": self.dtype}}
+        )
         inner = [{"configuration": {"endian": "little"}, "name": "bytes"}]
         shard = self.shard
         rest = [max(1, extent) for extent in self.shape[1:]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from castore.table.column import CHECKS, GROUP_METADATA, ROWS, Column
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Draft", "RowStream", "SpillingUpload", "drafted"]
+__all__ = ["Draft", "RowStream", "SpillingUpload"]
 
 
 @dataclass
@@ -171,17 +170,9 @@ class SpillingUpload:
 
     def _file(self) -> IO[bytes]:
         if self._spill is None:
-            self._spill = tempfile.TemporaryFile(buffering=0)
+            self._spill = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  lives as long as this
         return self._spill
 
     def _append(self, view: memoryview) -> None:
         while view:
             view = view[self._file().write(view) :]
-
-
-def drafted(columns: Mapping[str, AnyArray], algorithm: str) -> Draft:
-    """Return a draft of `columns`."""
-    draft = Draft(algorithm)
-    for name, array in columns.items():
-        draft.add(name, array)
-    return draft

@@ -57,7 +57,12 @@ class Entry:
         """
         return {name: self._column(name) for name in columns_of(self.manifest.form)}
 
-    def arrays(self, *, verify: bool = True) -> dict[str, AnyArray]:
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(column.nbytes for column in self.columns.values())
+
+    def arrays(self) -> dict[str, AnyArray]:
         """Return every column of the result, checked, private and writable.
 
         Raises
@@ -65,10 +70,7 @@ class Entry:
         DamagedError
             If any byte is missing or not what was stored.
         """
-        return {
-            name: column.view(self._value(column, verify=verify))
-            for name, column in self.columns.items()
-        }
+        return {name: column.view(self._value(column)) for name, column in self.columns.items()}
 
     def row_ids(self) -> NDArray[np.uint8] | None:
         """Return the row ids, uint8 (n, 16), or None if the result has no row a sample.
@@ -96,17 +98,18 @@ class Entry:
     def _column(self, name: str) -> Column:
         return Column.from_metadata(name, self.manifest.metadata.get(f"{name}/zarr.json"))
 
-    def _value(self, column: Column, *, verify: bool = True) -> NDArray[np.uint8]:
-        """Return the value under the column's only chunk key."""
+    def _value(self, column: Column) -> NDArray[np.uint8]:
+        """Return the value under the column's only chunk key, checked."""
         if column.chunk_key is None:
             return np.empty(0, np.uint8)
         chunk = self.manifest.chunks.get(column.chunk_key)
         found = len(chunk) if isinstance(chunk, bytes) else chunk.length if chunk else None
         if chunk is None or found != column.chunk_nbytes:
-            msg = f"{self.manifest.name}: column {column.name!r} needs {column.chunk_nbytes:,} bytes, the manifest has {found}"
+            msg = (
+                f"{self.manifest.name}: column {column.name!r} takes "
+                f"{column.chunk_nbytes:,} bytes, the manifest has {found}"
+            )
             raise DamagedError(msg)
-        if not verify and isinstance(chunk, BlobRef):
-            return blob.map_blob(self.backend, chunk, copy=self.copy)
         return self._checked(chunk, column)
 
     def _checked(self, chunk: bytes | BlobRef, column: Column | None = None) -> NDArray[np.uint8]:
@@ -133,9 +136,8 @@ class Entry:
             return hexdigest([data], algorithm) == ref.digest
         stored = self._column(f"{CHECKS}/{column.name}")
         rows = shard.checks(data[: column.nbytes], column.row_nbytes)
-        return (
-            data[column.nbytes :].tobytes() == column.tail()
-            and np.array_equal(stored.view(self._value(stored)), rows)
+        return data[column.nbytes :].tobytes() == column.tail() and np.array_equal(
+            stored.view(self._value(stored)), rows
         )
 
 

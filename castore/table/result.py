@@ -131,14 +131,12 @@ class _Stream:
             self._sink.on_rows(count)
         if self._form is None:
             msg = f"{self._name} yielded nothing: yield arrays of rows"
-            raise ResultError(msg)
+            raise ResultError(msg, partial=True)
         for stream in self._streams.values():
             stream.finish()
-        result = Result(self._form, {}, self._streams)
         if self._rows is not None and count != self._rows:
-            msg = f"{self._name} yielded {count:,} rows for {self._rows:,} samples: yield one each"
-            raise ResultError(msg, result.value("numpy"))
-        return result
+            raise self._refuse(f"it yielded {count:,} rows for {self._rows:,} samples")
+        return Result(self._form, {}, self._streams)
 
     def _take(self, batch: Any, number: int) -> int:
         """Append one batch; return its number of rows."""
@@ -166,7 +164,9 @@ class _Stream:
             self._streams[name] = RowStream(array, upload, self._sink.algorithm)
 
     def _refuse(self, why: str) -> ResultError:
-        return ResultError(f"{self._name} cannot be kept: {why}")
+        """Return an error that has the rows so far."""
+        so_far = Result(self._form, {}, self._streams).value("numpy") if self._form else None
+        return ResultError(f"{self._name} cannot be kept: {why}", so_far, partial=True)
 
 
 def _only_arrays(form: Json) -> bool:

@@ -13,6 +13,7 @@ integers, floats (as text) and strings, or a container: ``{"tuple": […]}``, ``
 from __future__ import annotations
 
 import collections
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from castore.table.column import column_name
 __all__ = ["Parts", "Unstorable", "assemble", "columns_of", "take_apart"]
 
 _Path = tuple[str | int, ...]
+#: What can go wrong where a form was not made by `take_apart`.
+_MISMATCH = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -104,8 +107,8 @@ class _Taking:
             msg = f"{_place(path)} is a {type(value).__name__}: return .to_numpy() of it"
             raise Unstorable(msg)
         msg = (
-            f"{_place(path)} is a {type(value).__module__}.{type(value).__qualname__}: return arrays, "
-            "tensors, numbers, lists of strings, or tuples, lists and dicts of them"
+            f"{_place(path)} is a {type(value).__module__}.{type(value).__qualname__}: return "
+            "arrays, tensors, numbers, lists of strings, or tuples, lists and dicts of them"
         )
         raise Unstorable(msg)
 
@@ -208,7 +211,7 @@ def columns_of(form: Json) -> Iterator[str]:
     """
     try:
         yield from _columns(form)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _MISMATCH as error:
         msg = f"the form of the result is unknown: {form!r:.200}"
         raise DamagedError(msg) from error
 
@@ -257,7 +260,7 @@ def assemble(form: Json, columns: Mapping[str, AnyArray], leaf: Callable[[AnyArr
     """
     try:
         return _assemble(form, columns, leaf)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except _MISMATCH as error:
         msg = f"the result cannot be put together from its parts: {error}"
         raise DamagedError(msg) from error
 
@@ -275,7 +278,7 @@ def _assemble(form: Json, columns: Mapping[str, AnyArray], leaf: Callable[[AnyAr
     if kind == "strings":
         values, offsets = (columns[name] for name in form[kind])
         data = values.tobytes()
-        return [data[a:b].decode() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        return [data[a:b].decode() for a, b in itertools.pairwise(offsets.tolist())]
     items = [_assemble(item, columns, leaf) for item in _items(form, kind)]
     if kind == "dict":
         return {_unwrap(key): item for (key, _), item in zip(form[kind], items, strict=True)}
@@ -298,7 +301,7 @@ def _named_tuple(spec: Json) -> Callable[..., tuple[Any, ...]]:
     module, _, qualified = spec["type"].partition(":")
     found: Any = sys.modules.get(module)
     for part in qualified.split("."):
-        found = getattr(found, part, None)
+        found = getattr(found, "__dict__", {}).get(part)  # no __getattr__ of anybody's runs
     fields = tuple(spec["fields"])
     if isinstance(found, type) and issubclass(found, tuple) and _fields(found) == fields:
         return found

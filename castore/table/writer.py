@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import platform
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from castore.version import __version__
 from castore.backend.base import Backend
 from castore.blobs import blob, layout
 from castore.blobs.blob import BlobRef, Payload
@@ -23,10 +24,13 @@ from castore.digest import ALGORITHMS
 from castore.errors import BackendError, DamagedError, FormatError, ResultError
 from castore.points import reach
 from castore.table.draft import Draft
-from castore.table.entry import Entry, find_entry
+from castore.table.entry import Entry, find_entry, manifests
 from castore.table.manifest import FORMAT, INLINE_ALL, INLINE_ONE, MAX_NBYTES, Chunk, Manifest
+from castore.version import __version__
 
 __all__ = ["Commit", "Writer", "initialise", "origin", "read_format"]
+
+_log = logging.getLogger("castore")
 
 #: How often a commit meets a condemned name before it gives up.
 _RESCUES = 16
@@ -126,6 +130,8 @@ class Writer:
         if not force and self._backend.create(manifest.name, [data]):
             return manifest
         if not force and (winner := self._winner(manifest)) is not None:
+            for name in (*(ref.name for ref in winner.blobs), winner.name):
+                self._backend.settle(name)
             return winner
         self._backend.put(manifest.name, [data])
         return manifest
@@ -187,19 +193,21 @@ def read_format(backend: Backend) -> str | None:
 
     Raises
     ------
+    DamagedError
+        If it is damaged.
     FormatError
         If it is of a newer format, or has flags this castore does not know.
     """
     data = backend.get(layout.FORMAT)
     if data is None:
         return None
-    try:
-        document = unseal(data, layout.FORMAT)
-    except DamagedError as error:
-        msg = f"{backend.url}: {layout.FORMAT} is damaged; write it again with `castore init`"
-        raise FormatError(msg) from error
+    document = unseal(data, layout.FORMAT)
     algorithm = document.get("digest_algorithm")
-    if document.get("format") != FORMAT or document.get("flags") != [] or algorithm not in ALGORITHMS:
+    if (
+        document.get("format") != FORMAT
+        or document.get("flags") != []
+        or algorithm not in ALGORITHMS
+    ):
         msg = (
             f"{backend.url}: a store of format {document.get('format')!r} with the flags "
             f"{document.get('flags')!r} and digest {algorithm!r}; this castore writes format "
@@ -217,15 +225,33 @@ def initialise(backend: Backend, algorithm: str | None = None) -> str:
     FormatError
         If it is a store of another format, or names its blobs by another digest.
     """
-    found = read_format(backend)
+    try:
+        found = read_format(backend)
+    except DamagedError as error:
+        found = _remembered(backend) or algorithm or ALGORITHMS[0]
+        _log.warning("%s; written again with the digest %s", error, found)
+        backend.put(layout.FORMAT, [_format_document(found)])
     if found is None:
-        document = {"digest_algorithm": algorithm or ALGORITHMS[0], "flags": [], "format": FORMAT}
-        backend.create(layout.FORMAT, [seal(document)])
+        backend.create(layout.FORMAT, [_format_document(algorithm or ALGORITHMS[0])])
         found = read_format(backend) or ALGORITHMS[0]
     if algorithm is not None and algorithm != found:
         msg = f"{backend.url} names its blobs by {found}, not {algorithm}: choose another place"
         raise FormatError(msg)
     return found
+
+
+def _format_document(algorithm: str) -> bytes:
+    return seal({"digest_algorithm": algorithm, "flags": [], "format": FORMAT})
+
+
+def _remembered(backend: Backend) -> str | None:
+    """Return the blob digest that the store's manifests name; one of a newer format raises."""
+    for name in manifests(backend):
+        with contextlib.suppress(DamagedError):
+            entry = find_entry(backend, layout.table_of(name) or "", layout.key_of(name) or "")
+            if entry is not None:
+                return entry.manifest.algorithm
+    return None
 
 
 def origin(compute_ns: int) -> dict[str, Json]:

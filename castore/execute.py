@@ -1,0 +1,103 @@
+"""Running the user's function: watched, and leaving the process as it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from castore.errors import ResultError
+from castore.guard import undisturbed
+from castore.identity.model import hash_model
+from castore.identity.request import Request
+from castore.progress import Progress, shown
+from castore.table.result import Result, Sink, collect
+
+__all__ = ["Outcome", "check_rows", "execute"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What running a function came to.
+
+    Attributes
+    ----------
+    result : Result
+        What it returned, in columns.
+    elapsed : int
+        How long it took, in nanoseconds.
+    objection : str
+        Why the result must not be stored under its key; empty if it may be.
+    """
+
+    result: Result
+    elapsed: int
+    objection: str
+
+
+def execute(
+    request: Request, call: Callable[[Any], Any], sink: Sink, progress: Progress = None
+) -> Outcome:
+    """Run `call` over the request's loader, or its twin.
+
+    Raises
+    ------
+    ResultError
+        If what it returned cannot be kept; ``.result`` has it. What it yielded before it went
+        wrong is there too.
+    BaseException
+        Whatever `call` raises.
+    """
+    plan, function = request.plan, request.function
+    loader = plan.loader if plan else None
+    before = [hash_model(model) for model in function.models]
+    with shown(progress, f"computing {function.suffix or function.name}", request.rows) as update:
+        if plan and plan.reading:
+            plan.reading.on_draw = update
+        start = time.perf_counter_ns()
+        with undisturbed(function.models, loader):
+            returned = call(loader)
+            result = collect(returned, request.rows, function.name, replace(sink, on_rows=update))
+        elapsed = time.perf_counter_ns() - start
+    if plan and plan.reading and not plan.reading.drawn:
+        return Outcome(result, elapsed, _UNREAD.format(function.name))
+    after = [hash_model(model) for model in function.models]
+    return Outcome(result, elapsed, "" if before == after else _CHANGED.format(function.name))
+
+
+def check_rows(result: Result, request: Request, rowwise: bool | str) -> None:
+    """Refuse a result with a row count that looks like an accident.
+
+    Under ``"auto"``, that is the number of samples rounded to whole batches: what a loop that
+    drops or pads the last batch returns.
+
+    Raises
+    ------
+    ResultError
+        Naming both counts.
+    """
+    rows = request.rows
+    if rowwise is False or rows is None or result.is_aligned(rows):
+        return
+    batch = request.plan.variant["batch_size"] if request.plan else None
+    rounded = {rows // batch * batch, -(-rows // batch) * batch} - {0, rows} if batch else set()
+    found = {extent for extent in result.extents().values() if extent is not None}
+    if rowwise is True or rounded & found:
+        counts = " and ".join(f"{count:,}" for count in sorted(found)) or "no"
+        msg = (
+            f"{request.function.name} returned {counts} rows for {rows:,} samples: return one a "
+            "sample, or say rowwise=False if the result is of the whole"
+        )
+        raise ResultError(msg)
+
+
+_UNREAD = (
+    "{0} did not read the loader it was given, which has the rows in dataset order because the "
+    "original is shuffled: its result is returned, not stored. Read the argument, or pass a "
+    "loader with shuffle=False."
+)
+_CHANGED = (
+    "{0} changed the model's parameters or buffers while it ran: its result is returned, not "
+    "stored. Call model.eval() first, or pass a model that stays as it is."
+)
