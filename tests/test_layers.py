@@ -17,14 +17,17 @@ FOLDERS = {"castore": "castore", "adapters": "castore.adapters", "cli": "castore
 LAYERS = (
     ("castore.cli", "castore.adapters", "castore.testing"),
     ("castore",),  # the public names
+    ("castore.opening",),
     ("castore.store",),
+    ("castore.resolve",),
+    ("castore.execute",),
     ("castore.catalog", "castore.explain", "castore.config", "castore.guard", "castore.progress"),
     ("castore.table",),
     ("castore.identity", "castore.blobs"),
     ("castore.backend",),
     ("castore.canonical", "castore.arrays"),
     ("castore.digest",),
-    ("castore.errors", "castore.points", "castore.stats", "castore.version"),
+    ("castore.errors", "castore.points", "castore.stats", "castore.threads", "castore.version"),
 )
 
 # Libraries that cost time to import or are optional: not at the top of a module ...

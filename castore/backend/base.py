@@ -29,6 +29,7 @@ __all__ = [
     "ObjectInfo",
     "OpenPrivate",
     "Put",
+    "Staged",
     "Upload",
 ]
 
@@ -135,6 +136,16 @@ class Upload(Protocol):
         """Return the first `length` bytes written, as a private writable array."""
 
 
+class Staged(Upload, Protocol):
+    """An upload that can be made durable first and named later, or not at all."""
+
+    def sync(self) -> None:
+        """Make what was written durable, nameless as it is; `finish` then is quicker."""
+
+    def finish_new(self, name: str) -> bool:
+        """Give what was written its name unless that exists, as `Create.create` would."""
+
+
 class Backend(Get, OpenPrivate, Put, Create, List, Delete, Protocol):
     """Everything a store needs of its place."""
 
@@ -148,5 +159,5 @@ class Backend(Get, OpenPrivate, Put, Create, List, Delete, Protocol):
     def check_writable(self) -> None:
         """Raise `ReadOnlyError` or `BackendError` now if a write would be refused."""
 
-    def upload(self) -> contextlib.AbstractContextManager[Upload]:
+    def upload(self) -> contextlib.AbstractContextManager[Staged]:
         """Begin an object; what is not finished when the block ends leaves no trace."""

@@ -23,6 +23,7 @@ from castore.backend import mapping
 from castore.backend.base import ObjectInfo
 from castore.errors import BackendError, ReadOnlyError, StoreURLError
 from castore.points import reach
+from castore.threads import together
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -48,9 +49,10 @@ class LocalBackend:
     near = True
 
     def __init__(self, root: Path) -> None:
-        if root.exists() and not root.is_dir():
-            msg = f"{root} is a file: a store needs a folder of its own"
-            raise StoreURLError(msg)
+        with _system_errors("look at", root):
+            if root.exists() and not root.is_dir():
+                msg = f"{root} is a file: a store needs a folder of its own"
+                raise StoreURLError(msg)
         self.url = str(root)
         self._root = root
         self._mapped: bool | None = None
@@ -59,17 +61,17 @@ class LocalBackend:
 
     def get(self, name: str) -> bytes | None:
         """Return the bytes of `name`, or None if there is no such object."""
-        with _system_errors("read", self._path(name)):
+        with _system_errors("read", self.path(name)):
             try:
-                return self._path(name).read_bytes()
+                return self.path(name).read_bytes()
             except _ABSENT:
                 return None
 
     def stat(self, name: str) -> ObjectInfo | None:
         """Return size and time of `name`, or None if there is no such object."""
-        with _system_errors("look at", self._path(name)):
+        with _system_errors("look at", self.path(name)):
             try:
-                status = self._path(name).stat()
+                status = self.path(name).stat()
             except _ABSENT:
                 return None
         if not stat.S_ISREG(status.st_mode):
@@ -86,9 +88,9 @@ class LocalBackend:
         """
         if self._mapped is None:
             self._mapped = mapping.is_safe(self._root)
-        with _system_errors("open", self._path(name)):
+        with _system_errors("open", self.path(name)):
             try:
-                return mapping.open_private(self._path(name), length, copy=copy or not self._mapped)
+                return mapping.open_private(self.path(name), length, copy=copy or not self._mapped)
             except _ABSENT:
                 return None
 
@@ -108,7 +110,7 @@ class LocalBackend:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the files under the folder `prefix`, by name; temporary ones are no objects."""
-        folder = self._path(prefix)
+        folder = self.path(prefix)
         with _system_errors("list", folder):
             try:
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -126,7 +128,7 @@ class LocalBackend:
         """Unlink `names` and return how many were there; mapped readers keep their bytes."""
         removed, folders = 0, set()
         for name in names:
-            path = self._path(name)
+            path = self.path(name)
             with _system_errors("delete", path), contextlib.suppress(*_ABSENT):
                 path.unlink()
                 folders.add(path.parent)
@@ -138,9 +140,9 @@ class LocalBackend:
 
     def settle(self, name: str) -> None:
         """Sync the folders above `name`, which another writer may have named a moment ago."""
-        with _system_errors("sync", self._path(name)):
-            _sync_folder(self._path(name).parent)
-            self.settle_folder(self._path(name).parent)
+        with _system_errors("sync", self.path(name)):
+            _sync_folder(self.path(name).parent)
+            self._settle(self.path(name).parent)
 
     def check_writable(self) -> None:
         """Make a temporary file and a link to it, once: a store needs both."""
@@ -165,21 +167,26 @@ class LocalBackend:
             yield LocalUpload(self, path, file)
         finally:
             file.close()
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 path.unlink()
 
-    def place(self, name: str) -> Path:
-        """Return the path of `name`; its folder exists and outlives a power cut."""
-        path = self._path(name)
-        if path.parent not in self._settled:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.settle_folder(path.parent)
-        return path
+    def place(self, name: str) -> None:
+        """Make the folder of `name`, so that it outlives a power cut."""
+        path = self.path(name)
+        with _system_errors("write", path):
+            self._place(path)
 
-    def settle_folder(self, folder: Path) -> None:
+    def _place(self, path: Path) -> None:
+        if not path.parent.is_dir():
+            if path.parent in self._settled:  # somebody removed it, and perhaps those above
+                self._settled.clear()
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._settle(path.parent)
+
+    def _settle(self, folder: Path) -> None:
         """Sync every folder between the root and `folder`, whoever made it, once a process."""
         if folder not in self._settled and folder != self._root:
-            self.settle_folder(folder.parent)
+            self._settle(folder.parent)
             _sync_folder(folder.parent)
             self._settled.add(folder)
 
@@ -194,7 +201,8 @@ class LocalBackend:
     def _temporary(self) -> Path:
         return self._root / _TEMPORARY / f"{os.getpid()}-{secrets.token_hex(8)}"
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """Return where `name` lies."""
         return self._root / name
 
 
@@ -205,13 +213,22 @@ class LocalUpload:
         self.path = path
         self._backend = backend
         self._file = file
+        self._synced = False
 
     def write(self, data: Buffer, /) -> None:
         """Append `data`; a short write is continued until all is written or the disk is full."""
         rest = memoryview(data).cast("B")
+        self._synced = False
         with _system_errors("write", self.path):
             while rest:
                 rest = rest[self._file.write(rest) :]
+
+    def sync(self) -> None:
+        """Sync the file."""
+        if not self._synced:
+            with _system_errors("write", self.path):
+                os.fsync(self._file.fileno())
+            self._synced = True
 
     def finish(self, name: str) -> None:
         """Sync the file, rename it to `name`, and sync the folder."""
@@ -220,12 +237,12 @@ class LocalUpload:
 
     def finish_new(self, name: str) -> bool:
         """Sync the file, link it to `name`, and sync the folder; return False if that exists."""
-        try:
-            with self._named(name) as path:
+        with self._named(name) as path:
+            try:
                 os.link(self.path, path)
-        except FileExistsError:
-            return False
-        return True
+            except FileExistsError:
+                return False
+            return True
 
     def contents(self, length: int) -> NDArray[np.uint8]:
         """Return the first `length` bytes written, as a private writable array."""
@@ -233,12 +250,12 @@ class LocalUpload:
 
     @contextlib.contextmanager
     def _named(self, name: str) -> Iterator[Path]:
-        """Make durable what the block names."""
+        """Make durable what the block names, its folders beside the file."""
         reach("local.temp-written")
-        with _system_errors("write", self.path):
-            os.fsync(self._file.fileno())
-            reach("local.temp-synced")
-            path = self._backend.place(name)
+        together(self.sync, lambda: self._backend.place(name))
+        reach("local.temp-synced")
+        with _system_errors("write", self._backend.path(name)):
+            path = self._backend.path(name)
             yield path
             reach("local.named")
             _sync_folder(path.parent)
@@ -258,8 +275,6 @@ def _system_errors(doing: str, path: Path) -> Iterator[None]:
     """Name the file and what to do in place of a bare ``OSError``."""
     try:
         yield
-    except FileExistsError:
-        raise
     except OSError as error:
         if error.errno == errno.ENOSPC:
             msg = (

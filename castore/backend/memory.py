@@ -99,9 +99,16 @@ class MemoryUpload:
         """Append `data`."""
         self._data += memoryview(data).cast("B")
 
+    def sync(self) -> None:
+        """Memory has nothing more durable to offer."""
+
     def finish(self, name: str) -> None:
         """Give what was written its name."""
         self._backend.put(name, [self._data])
+
+    def finish_new(self, name: str) -> bool:
+        """Give what was written its name unless that exists."""
+        return self._backend.create(name, [self._data])
 
     def contents(self, length: int) -> NDArray[np.uint8]:
         """Return a copy of the first `length` bytes written."""

@@ -42,35 +42,44 @@ class Draft:
     algorithm: str
     metadata: dict[str, Json] = field(default_factory=lambda: {"zarr.json": GROUP_METADATA})
     payloads: dict[str, Payload] = field(default_factory=dict)
+    _unchecked: list[tuple[Column, NDArray[np.uint8]]] = field(default_factory=list)
 
-    def add(self, name: str, array: AnyArray, *, checked: bool = True) -> None:
-        """Add `array` as column `name`, with row checks unless told otherwise."""
-        column = Column.of(name, array)
-        data = arrays.raw(array)
-        payload = Bytes([data, column.tail()], self.algorithm) if column.chunk_key else None
-        self._add(column, payload)
-        if checked and column.shard:
-            self._add_checks(name, shard.checks(data, column.row_nbytes))
+    def add(self, name: str, array: AnyArray) -> None:
+        """Add `array` as column `name`; its row checks wait until `complete`."""
+        column = self._add(name, array)
+        if column.shard:
+            self._unchecked.append((column, arrays.raw(array)))
+
+    def complete(self) -> None:
+        """Compute the row checks that are missing: the manifest needs them, the blobs do not."""
+        while self._unchecked:
+            column, data = self._unchecked.pop()
+            self._add_checks(column.name, shard.checks(data, column.row_nbytes))
 
     def add_stream(self, name: str, stream: RowStream) -> None:
         """Add the rows of a finished `stream` as column `name`."""
         column = stream.column(name)
-        self._add(column, stream.payload if column.chunk_key else None)
+        self.metadata[column.metadata_key] = column.metadata()
+        if column.chunk_key is not None and stream.payload is not None:
+            self.payloads[column.chunk_key] = stream.payload
         if column.shard:
             self._add_checks(name, stream.checks)
 
     def add_rows(self, row_ids: NDArray[np.uint8]) -> None:
         """Add the row ids, uint8 (n, 16)."""
-        self.add(ROWS, row_ids, checked=False)
+        self._add(ROWS, row_ids)
 
-    def _add(self, column: Column, payload: Payload | None) -> None:
+    def _add(self, name: str, array: AnyArray) -> Column:
+        column = Column.of(name, array)
         self.metadata[column.metadata_key] = column.metadata()
-        if payload is not None and column.chunk_key is not None:
-            self.payloads[column.chunk_key] = payload
+        if column.chunk_key is not None:
+            pieces = (arrays.raw(array), column.tail())
+            self.payloads[column.chunk_key] = Bytes(pieces, self.algorithm)
+        return column
 
     def _add_checks(self, name: str, checks: NDArray[np.uint64]) -> None:
         self.metadata[f"{CHECKS}/zarr.json"] = GROUP_METADATA
-        self.add(f"{CHECKS}/{name}", checks, checked=False)
+        self._add(f"{CHECKS}/{name}", checks)
 
 
 class RowStream:

@@ -10,13 +10,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import platform
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from castore.backend.base import Backend
+from castore.backend.base import Backend, Staged
 from castore.blobs import blob, layout
 from castore.blobs.blob import BlobRef, Payload
 from castore.canonical import Json, seal, unseal
@@ -26,6 +27,7 @@ from castore.points import reach
 from castore.table.draft import Draft
 from castore.table.entry import Entry, find_entry, manifests
 from castore.table.manifest import FORMAT, INLINE_ALL, INLINE_ONE, MAX_NBYTES, Chunk, Manifest
+from castore.threads import together
 from castore.version import __version__
 
 __all__ = ["Commit", "Writer", "initialise", "origin", "read_format"]
@@ -96,30 +98,45 @@ class Writer:
         force : bool
             Replace the manifest that is there instead of yielding to it.
         """
-        inline = _inlined(draft.payloads)
-        stored = 0
-        refs: dict[str, BlobRef] = {}
-        for key, payload in draft.payloads.items():
-            if key not in inline:
-                refs[key], written = blob.put(self._backend, payload)
-                stored += written
-        reach("commit.blobs-stored")
-        manifest = Manifest(
-            **header,
-            nonce=secrets.token_hex(16),
-            algorithm=draft.algorithm,
-            metadata=draft.metadata,
-            chunks={**inline, **refs},
-        )
-        standing = self._commit(manifest, force=force)
+        put = functools.partial(blob.put, self._backend)
+        large = {key: p for key, p in draft.payloads.items() if p.length > INLINE_ONE}
+        with self._backend.upload() as staged:
+            (manifest, small), *puts = together(
+                lambda: self._stage(draft, header, staged, large),
+                *(functools.partial(put, payload) for payload in large.values()),
+            )
+            stored = small + sum(written for _, written in puts)
+            reach("commit.blobs-stored")
+            standing = self._commit(manifest, staged, force=force)
         reach("commit.published")
         standing, rescued = self._look(standing, manifest, draft.payloads)
         reach("commit.looked")
         entry = Entry(standing, self._backend)
         return Commit(entry, not manifest.same_content(standing), stored + rescued)
 
-    def _commit(self, manifest: Manifest, *, force: bool) -> Manifest:
-        """Make the manifest the entry; return the one that stands."""
+    def _stage(
+        self, draft: Draft, header: Mapping[str, Json], staged: Staged, large: Collection[str]
+    ) -> tuple[Manifest, int]:
+        """Write the manifest, as yet without a name, while the blobs in `large` are put.
+
+        Also puts what is neither among those nor inline; returns how many bytes that took.
+        """
+        draft.complete()
+        inline = _inlined(draft.payloads)
+        stored = 0
+        chunks: dict[str, Chunk] = dict(inline)
+        for key, payload in draft.payloads.items():
+            if key not in inline:
+                chunks[key] = BlobRef(payload.digest, 0, payload.length)
+                if key not in large:
+                    stored += blob.put(self._backend, payload)[1]
+        manifest = Manifest(
+            **header,
+            nonce=secrets.token_hex(16),
+            algorithm=draft.algorithm,
+            metadata=draft.metadata,
+            chunks=chunks,
+        )
         data = manifest.to_bytes()
         if len(data) > MAX_NBYTES:
             msg = (
@@ -127,13 +144,20 @@ class Writer:
                 "fewer, larger arrays, and pass long parameters as arrays"
             )
             raise ResultError(msg)
-        if not force and self._backend.create(manifest.name, [data]):
-            return manifest
-        if not force and (winner := self._winner(manifest)) is not None:
-            for name in (*(ref.name for ref in winner.blobs), winner.name):
-                self._backend.settle(name)
-            return winner
-        self._backend.put(manifest.name, [data])
+        staged.write(data)
+        staged.sync()
+        return manifest, stored
+
+    def _commit(self, manifest: Manifest, staged: Staged, *, force: bool) -> Manifest:
+        """Make the manifest the entry; return the one that stands."""
+        if not force:
+            if staged.finish_new(manifest.name):
+                return manifest
+            if (winner := self._winner(manifest)) is not None:
+                for name in (*(ref.name for ref in winner.blobs), winner.name):
+                    self._backend.settle(name)
+                return winner
+        staged.finish(manifest.name)
         return manifest
 
     def _winner(self, manifest: Manifest) -> Manifest | None:
