@@ -6,7 +6,6 @@ Blobs are named by the digest chosen when their store was made. Row checks are x
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -42,6 +41,8 @@ def hasher(algorithm: str = "xxh3-128") -> Hasher:
     if algorithm == "xxh3-128":
         return xxhash.xxh3_128()
     if algorithm == "sha256":
+        import hashlib
+
         return hashlib.sha256()
     if algorithm == "blake3":
         return _blake3()

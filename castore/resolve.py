@@ -140,7 +140,7 @@ class Resolver:
         """
         self.recorder.add(f"misses.{miss.reason}")
         _log.info("miss %s (%s)", request.function.name, miss.reason)
-        writer = self._writer(request) if self.writable else None
+        writer = self._writer(request)
         with contextlib.ExitStack() as uploads:
             try:
                 sink = self._sink(writer, uploads)
@@ -204,6 +204,9 @@ class Resolver:
             warnings.warn(message, CastoreWarning, stacklevel=2)
 
     def _writer(self, request: Request) -> Writer | None:
+        if not self.writable:
+            self.recorder.add("uncached.read-only")
+            return None
         try:
             return Writer(self.backend, request.function.table, request.function.derivation)
         except StoreError as error:
@@ -226,7 +229,6 @@ class Resolver:
             self._keep_out("input-changed", outcome.objection)
             return None
         if writer is None:
-            self.recorder.add("uncached.read-only")
             return None
         commit = self._commit(writer, request, outcome, force=miss.reason != "absent")
         if not commit.adopted:

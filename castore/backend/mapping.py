@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 __all__ = ["is_safe", "open_private", "private"]
 
+#: Python names it from 3.13 on; the value is that of asm-generic/mman-common.h.
+_NORESERVE = 0x4000 if sys.platform.startswith("linux") else 0
+
 #: File systems on which another client's unlink or a lost server invalidates mapped pages.
 _UNSAFE = frozenset(
     [
@@ -63,7 +66,7 @@ def private(descriptor: int, length: int) -> NDArray[np.uint8]:
     """
     if length == 0:
         return np.empty(0, np.uint8)
-    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+    flags = mmap.MAP_PRIVATE | _NORESERVE
     mapped = mmap.mmap(descriptor, length, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     return np.frombuffer(mapped, np.uint8)
 

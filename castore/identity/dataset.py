@@ -140,9 +140,9 @@ def samples_of(
         raise refusal(dataset, "castore has no rule for its type")
     try:
         source, kind, items = rule(dataset, indices)
+        return Samples(source, rows.from_items(identify("source", source), kind, items))
     except FingerprintError as error:
         raise refusal(dataset, str(error)) from error
-    return Samples(source, rows.from_items(identify("source", source), kind, items))
 
 
 def refusal(dataset: Any, why: str) -> FingerprintError:

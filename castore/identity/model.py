@@ -7,6 +7,7 @@ submodule). The device is out. ``torch.save`` bytes and parameter counts are nev
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ def unwrap(model: Any) -> Any:
     """Return the module inside DataParallel, DistributedDataParallel and compile wrappers."""
     torch: Any = arrays.torch()
     parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
-    compiled = getattr(getattr(torch, "_dynamo", None), "OptimizedModule", ())
+    compiled = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", ())
     while True:
         if isinstance(model, parallel):
             model = model.module

@@ -10,10 +10,10 @@ None, bool, str      itself
 int                  itself, beyond 64 bits ``{"int": "0x…"}``
 float                ``{"float": repr}``; NaN by its bits
 complex              ``{"complex": [real, imaginary]}``
-bytes, bytearray     ``{"bytes": [length, digest]}``
+bytes                ``{"bytes": [length, digest]}``; likewise bytearray
 list                 a list
-tuple, named tuple   ``{"tuple": […]}``
-set, frozenset       ``{"set": […]}``, sorted by encoding
+tuple                ``{"tuple": […]}``; a named one ``{"named": [type, [[field, value], …]]}``
+set                  ``{"set": […]}``, sorted by encoding; likewise frozenset
 dict                 ``{"dict": [[key, value], …]}``, sorted by encoded key
 range, slice         ``{"range": [start, stop, step]}``, ``{"slice": …}``
 ndarray              ``{"array": [dtype, shape, digest]}``; tensor: ``"tensor"``
@@ -29,7 +29,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -98,15 +98,16 @@ def _encode(value: Any, what: str, depth: int) -> Json:
     if isinstance(value, np.ndarray) or arrays.is_tensor(value):
         return _array(value, what)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return _sequence("tuple")(value, what, depth + 1)
+        return _fields("named", value, value._fields, what, depth + 1)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _dataclass(value, what, depth + 1)
+        names = [field.name for field in dataclasses.fields(value)]
+        return _fields("dataclass", value, names, what, depth + 1)
     module = arrays.torch()
     if module is not None:
         if isinstance(value, module.dtype):
             return {"torch.dtype": str(value).removeprefix("torch.")}
         if isinstance(value, module.Size):
-            return _sequence("tuple")(tuple(value), what, depth + 1)
+            return {"torch.Size": list(value)}
     msg = f"{what} is a {type_name(type(value))}, for which castore has no rule"
     raise FingerprintError(msg)
 
@@ -131,8 +132,8 @@ def _complex(value: complex, what: str, depth: int) -> Json:
     return {"complex": [_float(value.real, what, depth), _float(value.imag, what, depth)]}
 
 
-def _bytes(value: bytes | bytearray, _what: str, _depth: int) -> Json:
-    return {"bytes": [len(value), identity("bytes", value)]}
+def _bytes(tag: str) -> _Rule:
+    return lambda value, _what, _depth: {tag: [len(value), identity("bytes", value)]}
 
 
 def _sequence(tag: str) -> _Rule:
@@ -143,10 +144,12 @@ def _sequence(tag: str) -> _Rule:
     return encode_items
 
 
-def _set(value: Any, what: str, depth: int) -> Json:
-    return {
-        "set": sorted((_encode(item, f"an item of {what}", depth) for item in value), key=dumps)
-    }
+def _set(tag: str) -> _Rule:
+    def encode_items(value: Any, what: str, depth: int) -> Json:
+        items = (_encode(item, f"an item of {what}", depth) for item in value)
+        return {tag: sorted(items, key=dumps)}
+
+    return encode_items
 
 
 def _dict(value: dict[Any, Any], what: str, depth: int) -> Json:
@@ -165,12 +168,9 @@ def _slice(value: slice, what: str, depth: int) -> Json:
     return {"slice": [_encode(v, what, depth) for v in (value.start, value.stop, value.step)]}
 
 
-def _dataclass(value: Any, what: str, depth: int) -> Json:
-    fields = [
-        [field.name, _encode(getattr(value, field.name), f"{what}.{field.name}", depth)]
-        for field in dataclasses.fields(value)
-    ]
-    return {"dataclass": [type_name(type(value)), fields]}
+def _fields(tag: str, value: Any, names: Iterable[str], what: str, depth: int) -> Json:
+    fields = [[name, _encode(getattr(value, name), f"{what}.{name}", depth)] for name in names]
+    return {tag: [type_name(type(value)), fields]}
 
 
 def _as_array(value: Any, what: str) -> arrays.AnyArray:
@@ -205,12 +205,12 @@ _RULES: dict[type, _Rule] = {
     int: _integer,
     float: _float,
     complex: _complex,
-    bytes: _bytes,
-    bytearray: _bytes,
+    bytes: _bytes("bytes"),
+    bytearray: _bytes("bytearray"),
     list: _sequence(""),
     tuple: _sequence("tuple"),
-    set: _set,
-    frozenset: _set,
+    set: _set("set"),
+    frozenset: _set("frozenset"),
     dict: _dict,
     range: _range,
     slice: _slice,

@@ -36,7 +36,8 @@ def column_name(path: tuple[str | int, ...], taken: set[str]) -> str:
     case only would collide on some file systems once exported, so they count as taken.
     """
     name = ".".join(map(str, path)) or "result"
-    if not _NAME.fullmatch(name) or name.lower() in {other.lower() for other in taken}:
+    lower = {"zarr.json", *(other.lower() for other in taken)}
+    if not _NAME.fullmatch(name) or name.lower() in lower:
         name = next(f"column-{n}" for n in range(len(taken) + 1) if f"column-{n}" not in taken)
     return name
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from castore.backend.base import Upload
 from castore.blobs import shard
 from castore.blobs.blob import Bytes, Payload, Streamed
 from castore.canonical import Json
-from castore.errors import StoreError
+from castore.errors import BackendError, StoreError
 from castore.table.column import CHECKS, GROUP_METADATA, ROWS, Column
 
 if TYPE_CHECKING:
@@ -140,24 +141,34 @@ class SpillingUpload:
 
     Parameters
     ----------
-    upload : Upload or None
-        Where bytes go while that works; None to spill from the start.
+    begin : callable
+        Begins the upload, or gives None where nothing is to be stored.
     """
 
-    def __init__(self, upload: Upload | None) -> None:
-        self.failure: StoreError | None = None
-        self._upload = upload
+    def __init__(self, begin: Callable[[], Upload | None]) -> None:
+        self._upload: Upload | None = None
+        self._failure = StoreError("what was computed was not written to the store")
         self._written = 0
         self._spill: IO[bytes] | None = None
+        try:
+            self._upload = begin()
+        except StoreError as error:
+            self._failure = error
 
     def write(self, data: Buffer, /) -> None:
-        """Append `data`; when the store fails, go on in the temporary folder."""
+        """Append `data`; when the store fails, go on in the temporary folder.
+
+        Raises
+        ------
+        BackendError
+            If that fails too.
+        """
         view = memoryview(data).cast("B")
         if self._upload is not None:
             try:
                 self._upload.write(view)
             except StoreError as error:
-                self.failure = error
+                self._failure = error
                 written = self._upload.contents(self._written)
                 self._upload = None
                 self._append(memoryview(written))
@@ -168,7 +179,7 @@ class SpillingUpload:
     def finish(self, name: str) -> None:
         """Finish the upload itself; what was spilled can get no name."""
         if self._upload is None:
-            raise self.failure or StoreError("what was computed was not written to the store")
+            raise self._failure
         self._upload.finish(name)
 
     def contents(self, length: int) -> NDArray[np.uint8]:
@@ -179,9 +190,21 @@ class SpillingUpload:
 
     def _file(self) -> IO[bytes]:
         if self._spill is None:
-            self._spill = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  lives as long as this
+            import tempfile
+
+            self._spill = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed below
+            weakref.finalize(self, self._spill.close)
         return self._spill
 
     def _append(self, view: memoryview) -> None:
-        while view:
-            view = view[self._file().write(view) :]
+        try:
+            while view:
+                view = view[self._file().write(view) :]
+        except OSError as error:
+            import tempfile
+
+            msg = (
+                f"neither the store nor {tempfile.gettempdir()} takes what is yielded "
+                f"({self._failure}; {error.strerror}): free some space"
+            )
+            raise BackendError(msg) from error

@@ -160,7 +160,7 @@ class _Stream:
     def _begin(self, parts: Parts) -> None:
         self._form = parts.form
         for name, array in parts.columns.items():
-            upload = SpillingUpload(self._sink.open())
+            upload = SpillingUpload(self._sink.open)
             self._streams[name] = RowStream(array, upload, self._sink.algorithm)
 
     def _refuse(self, why: str) -> ResultError:
