@@ -13,6 +13,7 @@ from castore.backend.base import Backend
 from castore.backend.open import open_backend
 from castore.catalog import EntryInfo, TableInfo, Usage
 from castore.errors import CastoreError, ConfigError, ReadOnlyError
+from castore.identity.code import name_of
 from castore.identity.request import (
     Function,
     Request,
@@ -391,7 +392,7 @@ class Store:
         force: bool,
     ) -> Any:
         resolver = self._resolver
-        name = getattr(call, "__name__", type(call).__name__)
+        name = name_of(call)
         if self.mode == "off":
             self._recorder.add("uncached.off")
             return resolver.run_uncached(call, loader, options.returns, name)
