@@ -6,7 +6,9 @@ torch is never imported: a tensor can only be met where the user has imported it
 from __future__ import annotations
 
 import functools
+import re
 import sys
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,6 +49,7 @@ _PLAIN = frozenset(
         "complex128",
     ]
 )
+_TIMES = re.compile(r"(datetime|timedelta)64(\[[0-9]{0,9}[A-Za-zμ]{1,2}\])?")
 #: Types that numpy has from ml_dtypes only, and the unsigned type of equal width.
 _EXTENDED = {
     "bfloat16": "uint16",
@@ -93,11 +96,10 @@ def dtype_named(name: str) -> np.dtype[Any]:
 
         extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return extended
-    dtype = np.dtype(name)
-    if not is_supported(dtype):
+    if name not in _PLAIN and not _TIMES.fullmatch(name):  # np.dtype reads a small language
         msg = f"{name!r} is no dtype castore keeps"
         raise TypeError(msg)
-    little: np.dtype[Any] = dtype.newbyteorder("<")
+    little: np.dtype[Any] = np.dtype(name).newbyteorder("<")
     return little
 
 
@@ -167,10 +169,19 @@ def to_torch(array: AnyArray) -> Any:
     return module.from_numpy(array)
 
 
+_TENSOR_KINDS: tuple[tuple[str, Callable[[Any], bool]], ...] = (
+    ("nested", lambda tensor: tensor.is_nested),
+    ("meta", lambda tensor: tensor.is_meta),
+    ("quantised", lambda tensor: tensor.is_quantized),
+)
+
+
 def _from_tensor(tensor: Any) -> AnyArray:
     module: Any = torch()
-    if tensor.is_meta or tensor.layout is not module.strided or tensor.is_quantized:
-        kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else "sparse"
+    kind = next((kind for kind, holds in _TENSOR_KINDS if holds(tensor)), None)
+    if kind is None and tensor.layout is not module.strided:
+        kind = "sparse"
+    if kind is not None:
         msg = f"a {kind} tensor has no plain values: return a dense one"
         raise TypeError(msg)
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()

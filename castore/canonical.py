@@ -57,11 +57,8 @@ def unseal(data: bytes, name: str) -> dict[str, Json]:
         msg = f"{name}: the document is damaged (its digest does not match)"
         raise DamagedError(msg)
     try:
-        document = json.loads(body + b"}")
+        document: dict[str, Json] = json.loads(body + b"}")
     except (ValueError, RecursionError) as error:
         msg = f"{name}: the document is not JSON"
         raise DamagedError(msg) from error
-    if not isinstance(document, dict):
-        msg = f"{name}: the document is not a JSON object"
-        raise DamagedError(msg)
     return document

@@ -7,7 +7,6 @@ folder or the nearest one above it that has either.
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def load(folder: Path | None = None) -> Settings:
     ConfigError
         If the file is no TOML, or has a setting castore does not know.
     """
-    found = _from_file(folder or Path.cwd())
+    found = _from_file((folder or Path.cwd()).absolute())
     for name in _KNOWN:
         if value := os.environ.get(f"CASTORE_{name.upper()}"):
             found[name] = value
@@ -60,18 +59,29 @@ def _from_file(folder: Path) -> dict[str, Any]:
         if own.is_file():
             return _checked(_read(own), own)
         if shared.is_file():
-            tool = _read(shared).get("tool", {})
-            if "castore" in tool:
-                return _checked(tool["castore"], shared)
+            settings = _table(_table(_read(shared), "tool", shared), "castore", shared)
+            if settings:
+                return _checked(settings, shared)
     return {}
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        import tomllib
+
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
         msg = f"{path} cannot be read as TOML: {error}"
         raise ConfigError(msg) from error
+
+
+def _table(settings: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """Return the table `name` of `settings`, empty where there is none."""
+    found = settings.get(name, {})
+    if not isinstance(found, dict):
+        msg = f"{path}: {name} = {found!r} is no table"
+        raise ConfigError(msg)
+    return found
 
 
 def _checked(settings: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -6,7 +6,8 @@
     ├── ConfigError            the call or its settings cannot be used as given; change them
     │   └── StoreURLError      this URL names no store castore can open
     ├── FingerprintError       what identifies the input cannot be known; say it (never a guess)
-    │   └── OrderError         which rows the loader gives, or in which order, cannot be known
+    │   ├── OrderError         which rows the loader gives, or in which order, cannot be known
+    │   └── RandomError        the samples are random: a stored result would freeze one draw
     ├── ResultError            what the function returned cannot be stored; ``.result`` has it
     ├── NotFoundError          no entry has that key (also a ``KeyError``)
     ├── CommitError            computed but not published; ``.result`` has the value
@@ -35,6 +36,7 @@ __all__ = [
     "FormatError",
     "NotFoundError",
     "OrderError",
+    "RandomError",
     "ReadOnlyError",
     "ResultError",
     "StoreError",
@@ -70,6 +72,12 @@ class OrderError(FingerprintError):
     """Which rows a loader gives, or in which order, cannot be known without running it."""
 
     code = "order"
+
+
+class RandomError(FingerprintError):
+    """The samples are random: a stored result would freeze one draw of them."""
+
+    code = "random"
 
 
 class ResultError(CastoreError):

@@ -80,7 +80,7 @@ def check_rows(result: Result, request: Request, rowwise: bool | str) -> None:
     rows = request.rows
     if rowwise is False or rows is None or result.is_aligned(rows):
         return
-    batch = request.plan.variant["batch_size"] if request.plan else None
+    batch = request.plan.batch_size if request.plan else None
     rounded = {rows // batch * batch, -(-rows // batch) * batch} - {0, rows} if batch else set()
     found = {extent for extent in result.extents().values() if extent is not None}
     if rowwise is True or rounded & found:

@@ -43,7 +43,8 @@ def _keep_torch(stack: contextlib.ExitStack, loader: Any) -> None:
     stack.callback(torch.set_rng_state, torch.get_rng_state())
     if torch.cuda.is_initialized():
         stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-    owners = (loader, getattr(loader, "sampler", None))
+    batches = getattr(loader, "batch_sampler", None)
+    owners = (loader, getattr(loader, "sampler", None), getattr(batches, "sampler", None))
     generators = {id(g): g for o in owners if (g := getattr(o, "generator", None)) is not None}
     for generator in generators.values():
         if isinstance(generator, torch.Generator):

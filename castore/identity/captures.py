@@ -59,34 +59,35 @@ def capture(fn: Any, loader: object = None) -> Captures:
     loader : object, optional
         The loader `fn` will be given; where it is captured too it is left out.
     """
-    walk = _Walk(_package_of(fn), loader)
+    walk = _Walk(fn, loader)
     walk.callable(fn, "fn")
     return walk.found
 
 
 class _Walk:
-    def __init__(self, package: str | None, loader: object) -> None:
+    def __init__(self, fn: Any, loader: object) -> None:
         self.found = Captures()
-        self._package = package
+        self._package = _package_of(fn)
+        self._globals = getattr(_innermost(fn), "__globals__", None)
         self._loader = loader
         self._seen: set[int] = set()
 
     def callable(self, fn: Any, path: str) -> None:
         if isinstance(fn, functools.partial):
-            self.callable(fn.func, path)
+            self.value(fn.func, path) if path != "fn" else self.callable(fn.func, path)
             for index, value in enumerate(fn.args):
                 self.value(value, f"{path}.args[{index}]")
             for name, value in fn.keywords.items():
                 self.value(value, f"{path}.{name}")
         elif isinstance(fn, types.MethodType):
-            self.value(fn.__self__, "self")
+            self.value(fn.__self__, "self" if path == "fn" else f"{path}.self")
             self.callable(fn.__func__, path)
         elif isinstance(fn, types.FunctionType):
             self.function(fn, path)
         elif is_module(fn):
             self.found.models[path] = fn
-        elif not isinstance(fn, (types.BuiltinFunctionType, type)):
-            self.object(fn, path)
+        else:
+            self.value(fn, path)
 
     def function(self, fn: types.FunctionType, path: str) -> None:
         if id(fn) in self._seen:
@@ -99,9 +100,11 @@ class _Walk:
                 self.value(value, f"{path}.{name}")
         for name, value in _defaults(fn).items():
             self.value(value, f"{path}.{name}")
+        # Functions of another module of the package have globals of their own under equal names.
+        where = "" if fn.__globals__ is self._globals else f"{path}: "
         for name in global_names(fn.__code__):
             if name in fn.__globals__:
-                self.value(fn.__globals__[name], f"global {name}")
+                self.value(fn.__globals__[name], f"{where}global {name}")
         if isinstance(wrapped, types.FunctionType):
             self.function(wrapped, f"{path}.__wrapped__")
 
@@ -110,44 +113,48 @@ class _Walk:
             return
         if is_module(value):
             self.found.models[path] = value
-        elif isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
-            if self._is_own(value):
-                self.callable(value, path)
-        elif isinstance(value, (types.ModuleType, type, types.BuiltinFunctionType)):
-            return
-        else:
+        elif isinstance(value, (types.MethodType, functools.partial)) or (
+            isinstance(value, types.FunctionType) and self._is_own(value)
+        ):
+            self.callable(value, path)
+        elif isinstance(value, types.FunctionType):
+            self.found.values[path] = {"function": f"{value.__module__}.{value.__qualname__}"}
+        elif not isinstance(value, types.ModuleType):
             self.data(value, path)
 
     def data(self, value: Any, path: str) -> None:
         try:
             self.found.values[path] = encode(value, path)
         except FingerprintError:
-            if isinstance(value, (Mapping, list, tuple)) and id(value) in self._seen:
-                return
-            if isinstance(value, Mapping):
-                self._seen.add(id(value))
-                for key, item in value.items():
-                    self.value(item, f"{path}[{key!r}]")
-            elif isinstance(value, (list, tuple)):
-                self._seen.add(id(value))
-                for index, item in enumerate(value):
-                    self.value(item, f"{path}[{index}]")
-            else:
-                self.object(value, path)
+            self.container(value, path)
 
-    def object(self, value: Any, path: str) -> None:
-        """Go through an object of the function's own package; list any other."""
+    def container(self, value: Any, path: str) -> None:
+        """Go through what cannot be encoded whole; list what cannot be gone through."""
         if id(value) in self._seen:
             return
         self._seen.add(id(value))
-        if not self._is_own(value) or not hasattr(value, "__dict__"):
+        if isinstance(value, Mapping) and all(isinstance(key, (str, int)) for key in value):
+            for key, item in value.items():
+                self.value(item, f"{path}[{key!r}]")
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                self.value(item, f"{path}[{index}]")
+        elif self._is_own(value) and hasattr(value, "__dict__"):
+            self.object(value, path)
+        else:
             self.found.not_keyed[path] = type_name(type(value))
-            return
+
+    def object(self, value: Any, path: str) -> None:
+        """Go through an object of the function's own package: its class, methods, attributes."""
+        self.found.values[f"{path}.__class__"] = encode(type(value))
         for name, item in vars(value).items():
             self.value(item, f"{path}.{name}")
-        call = type(value).__dict__.get("__call__")
-        if path == "fn" and isinstance(call, types.FunctionType):
-            self.function(call, path)
+        for kind in type(value).__mro__:
+            if _package_of(kind) in (self._package, "__main__"):
+                for name, item in vars(kind).items():
+                    method = _function_in(item)
+                    if method is not None:
+                        self.function(method, f"{path}.{kind.__qualname__}.{name}")
 
     def _is_own(self, value: Any) -> bool:
         package = _package_of(value)
@@ -157,15 +164,24 @@ class _Walk:
         torch = arrays.torch()
         if torch is not None and isinstance(value, (torch.device, torch.Generator)):
             return True
-        return (
-            isinstance(value, _LEFT_OUT) or getattr(value, "castore_infrastructure", False) is True
-        )
+        infrastructure = getattr(type(value), "castore_infrastructure", False) is True
+        return infrastructure or isinstance(value, _LEFT_OUT)
 
 
-def _package_of(fn: Any) -> str | None:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    module = getattr(fn, "__module__", None) or type(fn).__module__
+def _function_in(item: Any) -> types.FunctionType | None:
+    """Return the function behind a class attribute: a method, a class method, a property."""
+    found = getattr(item, "__func__", None) or getattr(item, "fget", None) or item
+    return found if isinstance(found, types.FunctionType) else None
+
+
+def _innermost(fn: Any) -> Any:
+    while isinstance(fn, (functools.partial, types.MethodType)):
+        fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
+    return fn
+
+
+def _package_of(value: Any) -> str | None:
+    module = getattr(_innermost(value), "__module__", None) or type(value).__module__
     return module.partition(".")[0] if isinstance(module, str) else None
 
 

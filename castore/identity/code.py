@@ -1,25 +1,40 @@
 """Functions by what their code says, not by where it lies.
 
-The digest is taken of ``ast.unparse`` of the source without docstrings, so comments, blank
-lines and moved code change nothing (``ast.dump`` and tokens differ between Pythons). Where no
-source can be had it is taken of the code object, and holds for one Python version.
+The digest is taken of the function's syntax tree without docstrings, decorators and positions,
+so comments, formatting and moved code change nothing. The tree is spelled node by node, leaving
+out what is empty: ``ast.dump`` differs between Pythons, and ``ast.unparse`` quotes f-strings
+differently from 3.12 on.
+
+Source counts only if it compiles to the very code that runs: a file edited after it was
+imported does not. Where there is no such source the digest is of the code object, and holds for
+one Python version.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import dis
 import functools
-import inspect
+import linecache
 import sys
-import textwrap
 import types
+from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 from castore.canonical import Json, identify
-from castore.identity.values import type_name
+from castore.errors import FingerprintError
+from castore.identity.values import encode, type_name
 
 __all__ = ["digest_code", "global_names", "name_of"]
+
+_MEMO_SIZE = 4096
+_memo: OrderedDict[int, tuple[types.CodeType, str]] = OrderedDict()
+_FUTURE = functools.reduce(
+    int.__or__,
+    (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names),
+)
 
 
 def name_of(fn: Any) -> str:
@@ -31,68 +46,111 @@ def name_of(fn: Any) -> str:
 
 def digest_code(function: types.FunctionType) -> str:
     """Digest of a Python function's code, 32 hex digits; its captured values are not in it."""
-    return _digest(function.__code__)
+    code = function.__code__
+    found = _memo.get(id(code))
+    if found is None or found[0] is not code:  # equal code objects may have unequal source
+        found = _memo[id(code)] = (code, _digest(code))
+        while len(_memo) > _MEMO_SIZE:
+            _memo.popitem(last=False)
+    return found[1]
 
 
-@functools.lru_cache(maxsize=4096)
 def _digest(code: types.CodeType) -> str:
-    source = _source(code)
-    if source is not None:
-        return identify("code", source)
+    node = _node(code)
+    if node is not None:
+        return identify("code", _tree(node))
     version = list(sys.version_info[:2])
     return identify("code", {"code": _code_document(code), "python": version})
 
 
-def _source(code: types.CodeType) -> str | None:
-    """Return the normalised source of `code`, or None if it cannot be told apart."""
+def _node(code: types.CodeType) -> ast.AST | None:
+    """Return the syntax tree of `code`, or None if its source is not to be had."""
+    linecache.checkcache(code.co_filename)
+    source = "".join(linecache.getlines(code.co_filename))
+    if not source:
+        return None
+    parsed = _parsed(source, code.co_filename, code.co_flags & _FUTURE)
+    if parsed is None or code not in parsed[1]:
+        return None
+    found = [node for node in ast.walk(parsed[0]) if _is_of(node, code)]
+    return found[0] if len(found) == 1 else None
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(source: str, name: str, flags: int) -> tuple[ast.AST, frozenset[types.CodeType]] | None:
+    """Return the tree of a file and every code object in it."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
-    except (OSError, TypeError, SyntaxError, ValueError):
+        whole = compile(source, name, "exec", flags, dont_inherit=True)
+        return ast.parse(source), frozenset(_nested(whole))
+    except (SyntaxError, ValueError, RecursionError):
         return None
-    found = [node for node in ast.walk(tree) if _is_of(node, code)]
-    if len(found) != 1:
-        return None
-    _drop_docstrings(found[0])
-    if isinstance(found[0], (ast.FunctionDef, ast.AsyncFunctionDef)):
-        found[0].decorator_list = []
-    return ast.unparse(found[0])
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _nested(constant)
 
 
 def _is_of(node: ast.AST, code: types.CodeType) -> bool:
-    if code.co_name == "<lambda>":
-        names = [*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
-        return isinstance(node, ast.Lambda) and _argument_names(node.args) == names
-    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == code.co_name
+    if isinstance(node, ast.Lambda):
+        body = node.body
+        span = (body.lineno, body.end_lineno, body.col_offset, body.end_col_offset)
+        return code.co_name == "<lambda>" and span in set(code.co_positions())
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        return (node.name, first) == (code.co_name, code.co_firstlineno)
+    return False
 
 
-def _argument_names(arguments: ast.arguments) -> list[str]:
-    return [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+def _tree(node: Any) -> Json:
+    """Return the document of a syntax tree."""
+    if isinstance(node, ast.AST):
+        fields = {
+            name: _tree(value)
+            for name in node._fields
+            if name not in ("kind", "type_comment", "decorator_list")
+            and (value := _without_docstring(node, name)) not in (None, [])
+        }
+        if isinstance(node, ast.Constant):
+            fields["value"] = _constant(node.value)
+        return [type(node).__name__, fields]
+    return [_tree(item) for item in node] if isinstance(node, list) else node
 
 
-def _drop_docstrings(tree: ast.AST) -> None:
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            first = node.body[0]
-            is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-            if is_text and isinstance(first.value.value, str):  # type: ignore[attr-defined]
-                node.body = node.body[1:] or [ast.Pass()]
+def _without_docstring(node: ast.AST, name: str) -> Any:
+    value = getattr(node, name, None)
+    documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    if name == "body" and isinstance(node, documented) and ast.get_docstring(node) is not None:
+        return node.body[1:]
+    return value
+
+
+def _constant(value: object) -> Json:
+    return {"ellipsis": None} if value is Ellipsis else encode(value)
 
 
 def _code_document(code: types.CodeType) -> Json:
-    constants = [
-        _code_document(c) if isinstance(c, types.CodeType) else [type_name(type(c)), repr(c)]
-        for c in code.co_consts
-        if not isinstance(c, frozenset)
-    ]
-    sets = [sorted(map(repr, c)) for c in code.co_consts if isinstance(c, frozenset)]
     return {
+        "arguments": [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount],
         "bytes": code.co_code.hex(),
-        "constants": constants,
-        "free": list(code.co_freevars),
+        "cells": [list(code.co_cellvars), list(code.co_freevars)],
+        "constants": [_code_constant(constant) for constant in code.co_consts],
+        "exceptions": code.co_exceptiontable.hex(),
+        "flags": code.co_flags,
         "names": list(code.co_names),
-        "sets": sets,
         "variables": list(code.co_varnames),
     }
+
+
+def _code_constant(value: object) -> Json:
+    if isinstance(value, types.CodeType):
+        return _code_document(value)
+    try:
+        return _constant(value)
+    except FingerprintError:
+        return {"constant": type_name(type(value))}
 
 
 @functools.lru_cache(maxsize=4096)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from castore import arrays
 from castore.canonical import Json, dumps, identify
 from castore.digest import hasher
-from castore.errors import FingerprintError
+from castore.errors import FingerprintError, RandomError
 from castore.identity import rows
 from castore.identity.rows import RowIds
 from castore.identity.transforms import describe
@@ -77,12 +77,16 @@ def flatten(dataset: Any, indices: Indices) -> tuple[Any, Indices]:
 
 def as_indices(values: Any, what: str) -> Indices:
     """Return a list, range, array or tensor of integers as int64 (n,)."""
-    array = arrays.as_array(values)
-    if array is None:
-        array = np.array(list(values))
+    try:
+        array = arrays.as_array(values)
+        if array is None:
+            array = np.array(list(values))
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"{what}: {error}; indices are one list of integers"
+        raise FingerprintError(msg) from error
     if array.size == 0:
         return np.empty(0, np.int64)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.max() > np.iinfo(np.int64).max:
         msg = f"{what} are {array.dtype} {array.shape}: indices are one list of integers"
         raise FingerprintError(msg)
     return array.astype(np.int64)
@@ -142,13 +146,15 @@ def samples_of(
         source, kind, items = rule(dataset, indices)
         return Samples(source, rows.from_items(identify("source", source), kind, items))
     except FingerprintError as error:
-        raise refusal(dataset, str(error)) from error
+        raise refusal(dataset, str(error), type(error)) from error
 
 
-def refusal(dataset: Any, why: str) -> FingerprintError:
+def refusal(
+    dataset: Any, why: str, kind: type[FingerprintError] = FingerprintError
+) -> FingerprintError:
     """Return the error that says what to write instead."""
     name = type(dataset).__name__.lower()
-    return FingerprintError(
+    return kind(
         f"cannot tell what {_call(dataset)} contains: {why}.\n"
         f'  by name:     get_or_compute(loader, fn, dataset_id="{name}@1", row_ids=[...])'
         "  # one name a sample\n"
@@ -307,6 +313,8 @@ def _vouched(
             continue
         try:
             keyed[name] = describe(value, name)
+        except RandomError:
+            raise
         except FingerprintError:
             not_keyed[f"dataset.{name}"] = type_name(type(value))
     source = {"callables": keyed, "dataset_id": dataset_id}
@@ -333,13 +341,16 @@ def named_rows(source: str, names: Any) -> RowIds:
     FingerprintError
         If they are neither.
     """
-    if isinstance(names, np.ndarray) and names.dtype == np.uint8 and names.shape[1:] == (16,):
-        return rows.from_items(source, "digest", ((row.tobytes(),) for row in names))
-    array = np.asarray(names)
-    if array.ndim == 1 and array.dtype.kind in "iu" and array.dtype != np.uint64:
-        return rows.from_integers(source, array.astype(np.int64))
-    listed = array.tolist()
-    if array.ndim == 1 and all(isinstance(name, str) for name in listed):
-        return rows.from_names(source, listed)
-    msg = f"row_ids are {array.dtype} {array.shape}: give one string or integer a sample"
+    if isinstance(names, np.ndarray):
+        if names.dtype == np.uint8 and names.shape[1:] == (16,):
+            return rows.from_items(source, "digest", ((row.tobytes(),) for row in names))
+        if names.ndim == 1 and names.dtype.kind in "iu" and names.dtype != np.uint64:
+            return rows.from_integers(source, names.astype(np.int64))
+        names = names.tolist()
+    if all(isinstance(name, str) for name in names):
+        return rows.from_names(source, names)
+    if all(type(name) is int and -(2**63) <= name < 2**63 for name in names):
+        return rows.from_integers(source, np.array(names, np.int64))
+    kinds = ", ".join(sorted({type(name).__name__ for name in names}))
+    msg = f"row_ids are of type {kinds}: give one string or integer a sample"
     raise FingerprintError(msg)

@@ -32,7 +32,7 @@ from castore.errors import FingerprintError, OrderError
 from castore.identity.captures import capture
 from castore.identity.code import name_of
 from castore.identity.dataset import Indices, as_indices, length_of
-from castore.identity.values import type_name
+from castore.identity.values import encode, type_name
 
 __all__ = ["Plan", "plan"]
 
@@ -65,26 +65,32 @@ class Plan:
     loader: Any
     reading: Reading | None = None
 
+    @property
+    def batch_size(self) -> int | None:
+        """Samples in a batch, where that is one number."""
+        size = self.variant["batch_size"]
+        return size if isinstance(size, int) else None
+
 
 class Reading:
-    """A sampler over fixed indices that knows how many were drawn from it."""
+    """A sampler over fixed indices, or batches of them, that knows how many were drawn from it."""
 
-    def __init__(self, indices: Indices) -> None:
+    def __init__(self, items: list[Any]) -> None:
         self.drawn = 0
         self.on_draw: Callable[[int], None] | None = None
-        self._indices = indices.tolist()
+        self._items = items
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield the indices."""
-        for index in self._indices:
-            self.drawn += 1
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the indices, or the batches."""
+        for item in self._items:
+            self.drawn += len(item) if isinstance(item, list) else 1
             if self.on_draw is not None:
                 self.on_draw(self.drawn)
-            yield index
+            yield item
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return len(self._indices)
+        return len(self._items)
 
 
 def plan(loader: Any) -> Plan:
@@ -105,7 +111,8 @@ def plan(loader: Any) -> Plan:
         return _Loader(loader, torch_data).plan()
     if isinstance(loader, np.ndarray) or arrays.is_tensor(loader) or type(loader) in (list, tuple):
         indices = np.arange(length_of(loader), dtype=np.int64)
-        return Plan(loader, indices, {"batch_size": None, "collate": None}, {}, loader)
+        variant = {"batch_size": None, "collate": None, "whole": True}
+        return Plan(loader, indices, variant, {}, loader)
     msg = (
         f"{type_name(type(loader))} is no loader castore knows: pass a torch DataLoader, or an "
         "array, tensor, list or tuple of samples"
@@ -121,6 +128,7 @@ class _Loader:
         self.torch_data = torch_data
         self.batch_size = loader.batch_size
         self.drop_last = loader.drop_last
+        self.batches: list[list[int]] | None = None
         self.not_keyed: dict[str, str] = {}
 
     def plan(self) -> Plan:
@@ -134,7 +142,7 @@ class _Loader:
         variant = self._variant()
         if ordered and getattr(self.loader, "in_order", True):
             return Plan(self.loader.dataset, indices, variant, self.not_keyed, self.loader)
-        reading = Reading(indices)
+        reading = Reading(indices.tolist() if self.batches is None else self.batches)
         twin = self._twin(reading)
         return Plan(self.loader.dataset, indices, variant, self.not_keyed, twin, reading)
 
@@ -158,10 +166,17 @@ class _Loader:
             self.batch_size = batches.batch_size
             self.drop_last = batches.drop_last
             return self._sampled(batches.sampler)
-        self.drop_last = False
         if hasattr(batches, "__castore_indices__"):
-            return as_indices(batches.__castore_indices__(), "__castore_indices__()"), True
+            return self._batched(batches), True
         raise self._refuse(f"its batch sampler is a {type_name(type(batches))}")
+
+    def _batched(self, sampler: Any) -> Indices:
+        """Return the indices of a batch sampler that says which batches it gives."""
+        what = "the batches of __castore_indices__()"
+        cut = [as_indices(batch, what) for batch in sampler.__castore_indices__()]
+        self.drop_last = False
+        self.batches = [batch.tolist() for batch in cut]
+        return np.concatenate([np.empty(0, np.int64), *cut])
 
     def _sampled(self, sampler: Any) -> tuple[Indices, bool]:
         data = self.torch_data
@@ -196,7 +211,10 @@ class _Loader:
         collate = self.loader.collate_fn
         plain = (utils.default_collate, utils.default_convert)
         custom = None if collate in plain else self._function(collate, "collate_fn")
-        return {"batch_size": self.batch_size, "collate": custom}
+        size: Json = self.batch_size
+        if self.batches is not None:
+            size = encode(np.array([len(batch) for batch in self.batches]))
+        return {"batch_size": size, "collate": custom}
 
     def _function(self, fn: Any, what: str) -> Json:
         if fn is None:
@@ -216,10 +234,12 @@ class _Loader:
         if loader.num_workers:
             workers["prefetch_factor"] = loader.prefetch_factor
             workers["multiprocessing_context"] = loader.multiprocessing_context
+        rows: dict[str, Any] = {"batch_size": self.batch_size, "sampler": reading}
+        if self.batches is not None:
+            rows = {"batch_sampler": reading}
         return self.torch_data.DataLoader(
             loader.dataset,
-            batch_size=self.batch_size,
-            sampler=reading,
+            **rows,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
@@ -234,6 +254,6 @@ class _Loader:
             f"which rows the loader gives cannot be known: {why}.\n"
             "  in order:    DataLoader(dataset, batch_size=..., shuffle=False)\n"
             "  some rows:   DataLoader(Subset(dataset, indices), ...), or sampler=indices\n"
-            "  your own:    def __castore_indices__(self): return [...]  # on the sampler\n"
+            "  your own:    def __castore_indices__(self): return [...]  # the sampler's indices or batches\n"
             '  uncached:    castore.open(..., on_error="compute")'
         )

@@ -19,8 +19,6 @@ from castore.identity.values import encode, type_name
 
 __all__ = ["hash_model", "is_module", "structure", "training_flags", "unwrap"]
 
-_DOMAIN = "model"
-
 
 def is_module(value: object) -> bool:
     """Tell whether `value` is a torch module."""
@@ -62,13 +60,12 @@ def hash_model(model: Any) -> str:
         msg = f"{type_name(type(model))} is no torch module: pass a module, or model=<its digest>"
         raise FingerprintError(msg)
     model = unwrap(model)
-    state = identity_hasher(_DOMAIN)
-    described, _ = structure(model)
-    state.update(dumps(described))
-    for name, tensor in _tensors(model):
-        array = _values(name, tensor)
-        header = dumps([name, arrays.name_of(array.dtype), list(array.shape)])
-        state.update(len(header).to_bytes(8, "little") + header)
+    state = identity_hasher("model")
+    tensors = [(name, _values(name, tensor)) for name, tensor in _tensors(model)]
+    headers = [[name, arrays.name_of(array.dtype), list(array.shape)] for name, array in tensors]
+    header = dumps([structure(model)[0], headers])
+    state.update(len(header).to_bytes(8, "little") + header)
+    for _, array in tensors:
         state.update(arrays.raw(array))
     return state.hexdigest()
 
@@ -103,7 +100,8 @@ def training_flags(model: Any) -> list[tuple[Any, bool]]:
 
 def _attributes_of_module() -> frozenset[str]:
     torch: Any = arrays.torch()
-    return frozenset(vars(torch.nn.Module()))
+    # torch.compile marks the module it wraps.
+    return frozenset({*vars(torch.nn.Module()), "_compiled_call_impl", "_is_torch_compile"})
 
 
 def _extra_state(module: Any, name: str) -> Json:
@@ -122,10 +120,8 @@ def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
 def _values(name: str, tensor: Any) -> arrays.AnyArray:
     try:
         array = arrays.as_array(tensor)
-    except TypeError as error:
-        msg = (
-            f"parameter {name!r} has no values to hash ({error}): load it, or pass model=<a digest>"
-        )
+    except (TypeError, ValueError) as error:  # parameters not yet materialised raise ValueError
+        msg = f"parameter {name!r} has no values to hash ({error}): load it, or pass model=<digest>"
         raise FingerprintError(msg) from error
-    assert array is not None
+    assert array is not None  # a tensor always is
     return array

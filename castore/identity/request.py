@@ -209,6 +209,9 @@ def identify_loader(
         raise ConfigError(msg)
     found = plan(loader)
     if found.indices is None:
+        if row_ids is not None:
+            msg = "row_ids cannot name the samples of an IterableDataset: dataset_id= alone does"
+            raise ConfigError(msg)
         return _iterable(function, found, dataset_id)
     flat, indices = flatten(found.dataset, found.indices)
     names = None if row_ids is None else _picked(row_ids, found, flat, indices)
@@ -257,24 +260,37 @@ def _picked(row_ids: Any, found: Plan, flat: Any, indices: Indices) -> Any:
 
     Names are given one a sample, of the loader's dataset or of the one below its subsets.
     """
-    array = row_ids if isinstance(row_ids, np.ndarray) else np.asarray(list(row_ids))
-    assert found.indices is not None
+    assert found.indices is not None  # the caller saw to it
+    names = _listed(row_ids)
     outer, inner = length_of(found.dataset), length_of(flat)
-    if len(array) not in (outer, inner):
-        msg = f"row_ids has {len(array):,} names for {outer:,} samples: give one a sample"
+    if len(names) not in (outer, inner):
+        msg = f"row_ids has {len(names):,} names for {outer:,} samples: give one a sample"
         raise FingerprintError(msg)
-    unique = np.unique(array, axis=0)
-    if len(unique) != len(array):
-        msg = f"row_ids repeats {len(array) - len(unique):,} names: a name identifies one sample"
+    distinct = len(np.unique(names, axis=0) if isinstance(names, np.ndarray) else set(names))
+    if distinct != len(names):
+        msg = f"row_ids repeats {len(names) - distinct:,} names: a name identifies one sample"
         raise FingerprintError(msg)
-    positions = found.indices if len(array) == outer else indices
+    positions = found.indices % max(1, outer) if len(names) == outer else indices
     if outer == inner and not np.array_equal(found.indices % max(1, outer), indices):
         msg = (
             "row_ids may follow the subset's order or that of the dataset below it, and both have "
             f"{outer:,} samples: pass the names through a loader without Subset"
         )
         raise FingerprintError(msg)
-    return array[positions]
+    if isinstance(names, np.ndarray):
+        return names[positions]
+    return [names[position] for position in positions.tolist()]
+
+
+def _listed(row_ids: Any) -> Any:
+    """Return names as an array of integers or digests, or else as a list."""
+    if isinstance(row_ids, np.ndarray) and row_ids.dtype.kind in "iu":
+        return row_ids
+    try:
+        return list(row_ids)
+    except TypeError as error:
+        msg = f"row_ids is {row_ids!r:.80}: give one string or integer a sample"
+        raise ConfigError(msg) from error
 
 
 def _ignore(found: Captures, ignore: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from castore import arrays
 from castore.canonical import Json
-from castore.errors import FingerprintError
+from castore.errors import FingerprintError, RandomError
 from castore.identity.code import name_of
 from castore.identity.values import encode, type_name
 
@@ -44,7 +44,9 @@ def describe(value: Any, what: str) -> Json:
     Raises
     ------
     FingerprintError
-        If it is random, or castore has no rule for it.
+        If castore has no rule for it.
+    RandomError
+        If it is random.
     """
     if value is None:
         return None
@@ -75,7 +77,7 @@ def _torchvision(value: Any, what: str) -> Json:
     name = type(value).__name__
     if name in _RANDOM or name.startswith("Random"):
         msg = f"{what} holds {name}, which is random: a stored result would freeze one draw of it"
-        raise FingerprintError(msg)
+        raise RandomError(msg)
     parameters = {
         attribute: _parameter(item, f"{what}.{attribute}")
         for attribute, item in vars(value).items()

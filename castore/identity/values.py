@@ -6,7 +6,7 @@ rule raises `FingerprintError`: nothing falls back to ``repr``, ``hash`` or pick
 ===================  =========================================================
 value                document
 ===================  =========================================================
-None, bool, str      itself
+None, bool, str      itself; text with lone surrogates ``{"str": hex of its UTF-8}``
 int                  itself, beyond 64 bits ``{"int": "0x…"}``
 float                ``{"float": repr}``; NaN by its bits
 complex              ``{"complex": [real, imaginary]}``
@@ -18,8 +18,9 @@ dict                 ``{"dict": [[key, value], …]}``, sorted by encoded key
 range, slice         ``{"range": [start, stop, step]}``, ``{"slice": …}``
 ndarray              ``{"array": [dtype, shape, digest]}``; tensor: ``"tensor"``
 numpy scalar         ``{"scalar": [dtype, hex of its bytes]}``
-dtype                ``{"dtype": name}``; of torch: ``{"torch.dtype": name}``
-Enum member          ``{"enum": [type, name]}``
+dtype                ``{"dtype": name or parts}``; of torch: ``{"torch.dtype": name}``
+Enum member          ``{"enum": [type, name, value]}``
+type                 ``{"type": name}``; builtin or library function ``{"function": name}``
 dataclass            ``{"dataclass": [type, [[field, value], …]]}``
 ===================  =========================================================
 """
@@ -29,6 +30,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import struct
+import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -87,27 +89,16 @@ def _encode(value: Any, what: str, depth: int) -> Json:
     rule = _RULES.get(type(value))
     if rule is not None:
         return rule(value, what, depth + 1)
-    if isinstance(value, enum.Enum):
-        return {"enum": [type_name(type(value)), value.name]}
-    if isinstance(value, np.generic):
-        return _scalar(value, what)
-    if isinstance(value, np.dtype):
-        return {
-            "dtype": value.name if value.kind == "V" and value.names is None else str(value.descr)
-        }
-    if isinstance(value, np.ndarray) or arrays.is_tensor(value):
-        return _array(value, what)
+    for kind, general in _general_rules():
+        if isinstance(value, kind):
+            return general(value, what, depth + 1)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return _fields("named", value, value._fields, what, depth + 1)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
         return _fields("dataclass", value, names, what, depth + 1)
-    module = arrays.torch()
-    if module is not None:
-        if isinstance(value, module.dtype):
-            return {"torch.dtype": str(value).removeprefix("torch.")}
-        if isinstance(value, module.Size):
-            return {"torch.Size": list(value)}
+    if isinstance(value, types.BuiltinFunctionType) and value.__module__ and not _owner(value):
+        return {"function": f"{value.__module__}.{value.__qualname__}"}
     msg = f"{what} is a {type_name(type(value))}, for which castore has no rule"
     raise FingerprintError(msg)
 
@@ -117,6 +108,33 @@ _Rule = Callable[[Any, str, int], Json]
 
 def _itself(value: Any, _what: str, _depth: int) -> Json:
     return value
+
+
+def _text(value: str, _what: str, _depth: int) -> Json:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON would write a pair of surrogates as the character it means
+        return {"str": value.encode("utf-8", "surrogatepass").hex()}
+    return value
+
+
+def _owner(value: Any) -> object:
+    """Return the object a builtin method is bound to, if any."""
+    bound = getattr(value, "__self__", None)
+    return None if isinstance(bound, types.ModuleType) else bound
+
+
+def _dtype(dtype: np.dtype[Any]) -> Json:
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return [_dtype(base), list(shape)]
+    if dtype.names is not None and dtype.fields is not None:
+        return [
+            [name, _dtype(dtype.fields[name][0]), dtype.fields[name][1]] for name in dtype.names
+        ]
+    return (
+        dtype.name if dtype.kind == "V" and dtype.name != f"void{8 * dtype.itemsize}" else dtype.str
+    )
 
 
 def _integer(value: int, _what: str, _depth: int) -> Json:
@@ -168,6 +186,10 @@ def _slice(value: slice, what: str, depth: int) -> Json:
     return {"slice": [_encode(v, what, depth) for v in (value.start, value.stop, value.step)]}
 
 
+def _enum(value: enum.Enum, what: str, depth: int) -> Json:
+    return {"enum": [type_name(type(value)), value.name, _encode(value.value, what, depth)]}
+
+
 def _fields(tag: str, value: Any, names: Iterable[str], what: str, depth: int) -> Json:
     fields = [[name, _encode(getattr(value, name), f"{what}.{name}", depth)] for name in names]
     return {tag: [type_name(type(value)), fields]}
@@ -183,9 +205,10 @@ def _as_array(value: Any, what: str) -> arrays.AnyArray:
     return array
 
 
-def _array(value: Any, what: str) -> Json:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "OSUV" and value.dtype.kind != "V":
-        return {"array": [value.dtype.kind, list(value.shape), _encode(value.tolist(), what, 1)]}
+def _array(value: Any, what: str, depth: int) -> Json:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OSU":
+        items = _encode(value.tolist(), what, depth)
+        return {"array": [value.dtype.kind, list(value.shape), items]}
     array = _as_array(value, what)
     tag = "tensor" if arrays.is_tensor(value) else "array"
     return {tag: [arrays.name_of(array.dtype), list(array.shape), digest_array(array)]}
@@ -201,7 +224,7 @@ def _scalar(value: Any, what: str) -> Json:
 _RULES: dict[type, _Rule] = {
     type(None): _itself,
     bool: _itself,
-    str: _itself,
+    str: _text,
     int: _integer,
     float: _float,
     complex: _complex,
@@ -215,3 +238,22 @@ _RULES: dict[type, _Rule] = {
     range: _range,
     slice: _slice,
 }
+
+
+def _general_rules() -> list[tuple[type, _Rule]]:
+    """Rules that hold for subclasses too, most special first."""
+    rules: list[tuple[type, _Rule]] = [
+        (enum.Enum, _enum),
+        (np.generic, lambda value, what, _: _scalar(value, what)),
+        (np.dtype, lambda value, _what, _depth: {"dtype": _dtype(value)}),
+        (np.ndarray, _array),
+        (type, lambda value, _what, _depth: {"type": type_name(value)}),
+    ]
+    torch = arrays.torch()
+    if torch is not None:
+        rules += [
+            (torch.Tensor, _array),
+            (torch.dtype, lambda value, _what, _: {"torch.dtype": str(value).partition(".")[2]}),
+            (torch.Size, lambda value, _what, _depth: {"torch.Size": list(value)}),
+        ]
+    return rules
