@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +10,22 @@ from dataclasses import dataclass
 from castore.backend.base import Backend
 from castore.blobs import layout
 from castore.canonical import Json
-from castore.errors import DamagedError, NotFoundError
+from castore.errors import DamagedError, FormatError, NotFoundError
 from castore.table.entry import Entry, find_entry, manifests
 
-__all__ = ["EntryInfo", "TableInfo", "Usage", "entry_info", "find", "scan", "tables", "usage"]
+__all__ = [
+    "EntryInfo",
+    "TableInfo",
+    "Usage",
+    "entry_info",
+    "find",
+    "remove",
+    "scan",
+    "tables",
+    "usage",
+]
+
+_log = logging.getLogger("castore")
 
 
 @dataclass(frozen=True)
@@ -115,14 +128,18 @@ class Usage:
 
 
 def scan(backend: Backend, table: str | None = None) -> Iterator[Entry]:
-    """Yield every whole entry, of `table` or of the store, by object name."""
+    """Yield every entry that can be read, of `table` or of the store, by object name.
+
+    Those that cannot are logged, each with its reason.
+    """
     for name in manifests(backend, table):
         table_id, key = layout.table_of(name), layout.key_of(name)
         if table_id is None or key is None:
             continue
         try:
             entry = find_entry(backend, table_id, key)
-        except DamagedError:
+        except (DamagedError, FormatError) as error:
+            _log.warning("not listed: %s", error)
             continue
         if entry is not None:
             yield entry
@@ -171,8 +188,8 @@ def tables(backend: Backend) -> list[TableInfo]:
     return sorted(found, key=lambda info: info.created, reverse=True)
 
 
-def find(backend: Backend, prefix: str) -> Entry:
-    """Return the entry whose key begins with `prefix`.
+def locate(backend: Backend, prefix: str) -> tuple[str, str]:
+    """Return table id and key of the entry whose key begins with `prefix`.
 
     Raises
     ------
@@ -180,16 +197,48 @@ def find(backend: Backend, prefix: str) -> Entry:
         If there is none, or more than one.
     """
     names = [name for name in manifests(backend) if (layout.key_of(name) or "").startswith(prefix)]
-    if len(names) != 1:
+    if len(names) != 1 or not prefix:
         what = "no entry" if not names else f"{len(names)} entries"
         msg = f"{backend.url} has {what} whose key begins with {prefix!r}; `castore ls` lists them"
         raise NotFoundError(msg)
-    table, key = layout.table_of(names[0]), layout.key_of(names[0])
-    entry = find_entry(backend, table or "", key or "")
+    return layout.table_of(names[0]) or "", layout.key_of(names[0]) or ""
+
+
+def find(backend: Backend, prefix: str) -> Entry:
+    """Return the entry whose key begins with `prefix`.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none, or more than one.
+    DamagedError
+        If its manifest is damaged.
+    """
+    table, key = locate(backend, prefix)
+    entry = find_entry(backend, table, key)
     if entry is None:
         msg = f"{backend.url}: the entry {prefix!r} was removed meanwhile"
         raise NotFoundError(msg)
     return entry
+
+
+def remove(backend: Backend, prefix: str) -> EntryInfo:
+    """Remove the manifest of the entry whose key begins with `prefix`; return what it was.
+
+    Of an entry whose manifest is damaged only table and key are known.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none, or more than one.
+    """
+    table, key = locate(backend, prefix)
+    try:
+        info = entry_info(find(backend, prefix))
+    except DamagedError:
+        info = EntryInfo(key, table, "", None, {}, 0, math.nan, 0.0, None, None, {}, {})
+    backend.delete([layout.entry(table, key)])
+    return info
 
 
 def usage(backend: Backend) -> Usage:

@@ -25,7 +25,7 @@ from castore.progress import Progress
 from castore.resolve import Hit, Miss, Options, Resolver
 from castore.stats import Recorder, Stats
 from castore.table.entry import Entry
-from castore.table.writer import initialise
+from castore.table.writer import initialise, read_format
 
 __all__ = ["Store"]
 
@@ -98,6 +98,16 @@ class Store:
         self._check_writable()
         self._backend.check_writable()
         return initialise(self._backend, digest)
+
+    def digest(self) -> str | None:
+        """Return the digest that names the store's blobs, or None if there is no store yet.
+
+        Raises
+        ------
+        DamagedError, FormatError
+            If the store's own document is damaged, or of a newer format.
+        """
+        return read_format(self._backend)
 
     def get_or_compute(
         self,
@@ -348,7 +358,7 @@ class Store:
         """Remove the entry whose key begins with `prefix`; return what it was.
 
         Its manifest goes at once, its blobs with the next collection, so readers under way
-        keep what they have.
+        keep what they have. Of a damaged entry only table and key are known.
 
         Raises
         ------
@@ -358,10 +368,7 @@ class Store:
             If the store was opened read-only.
         """
         self._check_writable()
-        entry = self.entry(prefix)
-        info = catalog.entry_info(entry)
-        self._backend.delete([entry.manifest.name])
-        return info
+        return catalog.remove(self._backend, prefix)
 
     def usage(self) -> Usage:
         """Add up the bytes the store takes."""

@@ -225,7 +225,7 @@ def read_format(backend: Backend) -> str | None:
     data = backend.get(layout.FORMAT)
     if data is None:
         return None
-    document = unseal(data, layout.FORMAT)
+    document = unseal(data, f"{backend.url}: {layout.FORMAT}")
     algorithm = document.get("digest_algorithm")
     if (
         document.get("format") != FORMAT

@@ -194,6 +194,8 @@ def crafted(root: Path, change):
 
 
 def set_chunk(**fields):
+    """Return a change of every blob's fields."""
+
     def change(document):
         for chunk in document["chunks"].values():
             if "digest" in chunk:
@@ -203,6 +205,8 @@ def set_chunk(**fields):
 
 
 def set_shape(*shape):
+    """Return a change of the column's shape."""
+
     def change(document):
         document["metadata"]["result/zarr.json"]["shape"] = list(shape)
 

@@ -42,6 +42,12 @@ class Unknown:
         return index
 
 
+def only_entry(store):
+    """Return the only entry of a store."""
+    (info,) = store.entries()
+    return store.entry(info.key)
+
+
 def never(loader):
     """Fail the test if the function is run."""
     raise AssertionError
@@ -57,7 +63,7 @@ def test_a_root_that_is_a_file(tmp_path):
     """A file cannot be a store; the error names it, and the file stays."""
     file = tmp_path / "features.npy"
     file.write_bytes(b"mine")
-    with pytest.raises(StoreURLError, match="features.npy is a file"):
+    with pytest.raises(StoreURLError, match=r"features\.npy is a file"):
         castore.open(file)
     assert file.read_bytes() == b"mine"
 
@@ -92,10 +98,10 @@ def test_lenient_stores_run_what_cannot_be_identified(tmp_path):
     """Under ``on_error="compute"`` a refusal is warned of once, counted, and the function run."""
     store = castore.open(tmp_path, on_error="compute")
     loader = [Unknown()]
-    with pytest.warns(CastoreWarning, match="cannot tell what") as caught:
-        for _ in range(3):
-            assert store.get_or_compute(loader, lambda _: ROWS, "s", model=None) is not None
-    assert len(caught) == 1
+    with pytest.warns(CastoreWarning, match="cannot tell what"):
+        assert store.get_or_compute(loader, lambda _: ROWS, "s", model=None) is not None
+    for _ in range(2):  # warnings are errors here
+        assert store.get_or_compute(loader, lambda _: ROWS, "s", model=None) is not None
     assert store.stats().uncached == {"fingerprint": 3}
 
 
@@ -313,7 +319,7 @@ def test_a_tombstone_that_cannot_be_read_stops_the_acknowledgement(tmp_path):
     store = castore.open(tmp_path)
     big = np.arange(120_000.0).reshape(12, 10_000)
     store.put(ROWS, big, "first")
-    (ref,) = store.entry("").manifest.blobs
+    (ref,) = only_entry(store).manifest.blobs
     folder = tmp_path / "tombstones" / ref.digest[:2]
     folder.mkdir(parents=True)
     (folder / "run").write_bytes(b"not a document")

@@ -1,0 +1,128 @@
+"""Derivations as a person reads them: the way back from `castore.identity.values`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from castore import arrays
+from castore.canonical import Json
+from castore.errors import CastoreError
+
+__all__ = ["readable"]
+
+
+def readable(document: Json) -> str:
+    """Return a document as Python would write the value it stands for.
+
+    ``{"tuple": [1, {"float": "2.5"}]}`` is ``(1, 2.5)``. What is kept only as a digest is named
+    by it: ``<array float32 (6, 2) 0f3a…>``. Any other document is written as what it is.
+    """
+    if isinstance(document, dict):
+        if len(document) == 1:
+            ((tag, content),) = document.items()
+            if tag in _RULES:
+                try:
+                    return _RULES[tag](content)
+                except (CastoreError, AttributeError, LookupError, TypeError, ValueError):
+                    return json.dumps(document)
+        return "{" + ", ".join(f"{name}: {readable(v)}" for name, v in document.items()) + "}"
+    if isinstance(document, list):
+        return f"[{_listed(document)}]"
+    return repr(document)
+
+
+def _listed(items: list[Json]) -> str:
+    return ", ".join(readable(item) for item in items)
+
+
+def _float(content: str) -> str:
+    return "nan" if content.startswith("nan:") else content
+
+
+def _complex(content: list[dict[str, str]]) -> str:
+    real, imaginary = (_float(part["float"]) for part in content)
+    return f"complex({real}, {imaginary})"
+
+
+def _tuple(content: list[Json]) -> str:
+    return f"({_listed(content)}{',' if len(content) == 1 else ''})"
+
+
+def _set(content: list[Json]) -> str:
+    return f"{{{_listed(content)}}}" if content else "set()"
+
+
+def _dict(content: list[list[Json]]) -> str:
+    return "{" + ", ".join(f"{readable(key)}: {readable(value)}" for key, value in content) + "}"
+
+
+def _call(name: str) -> Callable[[list[Json]], str]:
+    return lambda content: f"{name}({_listed(content)})"
+
+
+def _digested(name: str) -> Callable[[list[Json]], str]:
+    def write(content: list[Json]) -> str:
+        kind, shape, digest = content
+        if not isinstance(digest, str):  # an array of strings is kept whole
+            return f"{name}({readable(digest)})"
+        return f"<{name} {kind} {tuple(shape)} {digest[:8]}>"
+
+    return write
+
+
+def _bytes(content: list[Json]) -> str:
+    length, digest = content
+    return f"<{length:,} bytes {digest[:8]}>"
+
+
+def _scalar(content: list[Json]) -> str:
+    kind, value = content
+    if kind in "SU":
+        return readable(value)
+    number = np.frombuffer(bytes.fromhex(value), arrays.dtype_named(kind))
+    return f"{kind}({number[0]})"
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _enum(content: list[str]) -> str:
+    return f"{_last(content[0])}.{content[1]}"
+
+
+def _dataclass(content: list[Any]) -> str:
+    fields = ", ".join(f"{name}={readable(value)}" for name, value in content[1])
+    return f"{_last(content[0])}({fields})"
+
+
+def _transform(content: list[Any]) -> str:
+    kind, parameters, children = content
+    given = [f"{name}={readable(value)}" for name, value in parameters.items()]
+    return f"{_last(kind)}({', '.join([*given, *map(readable, children)])})"
+
+
+_RULES: dict[str, Callable[[Any], str]] = {
+    "array": _digested("array"),
+    "bytes": _bytes,
+    "complex": _complex,
+    "dataclass": _dataclass,
+    "dict": _dict,
+    "dtype": str,
+    "enum": _enum,
+    "float": _float,
+    "function": str,
+    "int": lambda content: str(int(content, 16)),
+    "range": _call("range"),
+    "scalar": _scalar,
+    "set": _set,
+    "slice": _call("slice"),
+    "tensor": _digested("tensor"),
+    "torch.dtype": lambda content: f"torch.{content}",
+    "transform": _transform,
+    "tuple": _tuple,
+}
