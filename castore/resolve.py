@@ -16,12 +16,14 @@ from castore.errors import (
     CastoreError,
     CastoreWarning,
     CommitError,
+    ConfigError,
     DamagedError,
     NotFoundError,
     ResultError,
     StoreError,
 )
 from castore.execute import Outcome, check_rows, execute
+from castore.identity.code import name_of
 from castore.identity.request import Request
 from castore.progress import Progress
 from castore.stats import Recorder
@@ -73,6 +75,13 @@ class Options:
     returns: str = "numpy"
     rowwise: bool | Literal["auto"] = "auto"
     progress: Progress = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a kind of array castore does not make."""
+        if self.returns not in LEAVES:
+            msg = f"returns={self.returns!r}: choose {' or '.join(LEAVES)}"
+            raise ConfigError(msg)
 
 
 Call: TypeAlias = Callable[[Any], Any]
@@ -88,8 +97,8 @@ class Resolver:
         Where the store is.
     recorder : Recorder
         What counts.
-    writable : bool
-        Whether results are published.
+    mode : str
+        ``rw``, ``ro``, ``off`` or ``refresh``.
     lenient : bool
         Whether trouble of the store's own is warned of once, instead of raised.
     copy : bool
@@ -98,11 +107,50 @@ class Resolver:
 
     backend: Backend
     recorder: Recorder
-    writable: bool
+    mode: str
     lenient: bool
     copy: bool
 
-    def find(self, request: Request, returns: str) -> Hit | Miss:
+    def answer(
+        self, identify: Callable[[], Request], call: Call, loader: Any, options: Options
+    ) -> Any:
+        """Return what `call` returns over `loader`, from the store if that is allowed and there.
+
+        Parameters
+        ----------
+        identify : callable
+            Finds out what is asked for; may refuse.
+        call : callable
+            The function.
+        loader : Any
+            What it is given where nothing is looked up.
+        options : Options
+            How the caller wants the result.
+        """
+        if self.mode == "off":
+            self.recorder.add("uncached.off")
+            return self._run_uncached(call, loader, options)
+        try:
+            request = identify()
+            self._announce(request)
+            found = self._found(request, options)
+        except ConfigError:
+            raise
+        except CastoreError as error:
+            if not self.lenient:
+                raise
+            self._warn(error)
+            return self._run_uncached(call, loader, options)
+        return (
+            found.value if isinstance(found, Hit) else self._compute(request, call, found, options)
+        )
+
+    def _found(self, request: Request, options: Options) -> Hit | Miss:
+        if options.force or self.mode == "refresh":
+            return Miss("forced")
+        return self.find(request, options)
+
+    def find(self, request: Request, options: Options) -> Hit | Miss:
         """Answer `request` from the store, every byte checked, or say why not.
 
         A fault may be passing, or a manifest may just have been replaced, so what is missing or
@@ -110,25 +158,25 @@ class Resolver:
         """
         try:
             with contextlib.suppress(DamagedError):
-                return self._find(request, returns)
-            return self._find(request, returns)
+                return self._find(request, options)
+            return self._find(request, options)
         except DamagedError as error:
             _log.warning("%s: %s; computing it again", request.function.name, error)
             return Miss("damaged")
 
-    def _find(self, request: Request, returns: str) -> Hit | Miss:
+    def _find(self, request: Request, options: Options) -> Hit | Miss:
         entry = find_entry(self.backend, request.function.table, request.key, copy=self.copy)
         if entry is None:
             return Miss("absent")
         if self.backend.near:
             _compare_rows(entry, request)
-        value = self._assembled(entry, returns)
+        value = self._assembled(entry, options)
         self.recorder.add("hits")
         self.recorder.add("bytes_served", entry.nbytes)
         _log.debug("hit %s %s", request.function.name, entry.manifest.name)
         return Hit(entry, value)
 
-    def compute(self, request: Request, call: Call, miss: Miss, options: Options) -> Any:
+    def _compute(self, request: Request, call: Call, miss: Miss, options: Options) -> Any:
         """Run the function and publish what it returns; return the value that now stands.
 
         Raises
@@ -148,17 +196,17 @@ class Resolver:
             except ResultError as error:
                 if not self.lenient or error.partial:
                     raise
-                self.warn(error)
+                self._warn(error)
                 return error.result
             value = outcome.result.value(options.returns)
             try:
                 check_rows(outcome.result, request, options.rowwise)
                 winner = self._publish(writer, request, outcome, miss)
-                return value if winner is None else self._assembled(winner, options.returns)
+                return value if winner is None else self._assembled(winner, options)
             except (ResultError, StoreError) as error:
                 if not self.lenient:
                     raise _with_result(error, request, value) from error
-                self.warn(error)
+                self._warn(error)
                 return value
 
     def store(self, request: Request, value: Any, options: Options) -> Entry:
@@ -169,16 +217,22 @@ class Resolver:
             check_rows(result, request, options.rowwise)
             return self._commit(writer, request, Outcome(result, 0, ""), force=True).entry
 
-    def run_uncached(self, call: Call, loader: Any, returns: str, name: str) -> Any:
+    def _run_uncached(self, call: Call, loader: Any, options: Options) -> Any:
         """Run the function and return what it returns, in the form a hit would have."""
         returned = call(loader)
         try:
-            return collect(returned, None, name, _NOTHING).value(returns)
+            return collect(returned, None, name_of(call), _NOTHING).value(options.returns)
         except ResultError as error:
             if not self.lenient:
                 raise
-            self.warn(error)
+            self._warn(error)
             return returned
+
+    def _announce(self, request: Request) -> None:
+        """Log, once each, what the user should know about how the request was identified."""
+        for notice in request.notices():
+            if self.recorder.first(notice):
+                _log.warning("%s", notice)
 
     def entry(self, request: Request) -> Entry:
         """Return the entry of `request`.
@@ -194,7 +248,7 @@ class Resolver:
             raise NotFoundError(msg)
         return entry
 
-    def warn(self, error: CastoreError) -> None:
+    def _warn(self, error: CastoreError) -> None:
         """Warn once of each trouble that a result is returned in spite of, and count it."""
         self._keep_out(error.code, f"{error}\nThe result is returned and not stored.")
 
@@ -204,7 +258,7 @@ class Resolver:
             warnings.warn(message, CastoreWarning, stacklevel=2)
 
     def _writer(self, request: Request) -> Writer | None:
-        if not self.writable:
+        if self.mode == "ro":
             self.recorder.add("uncached.read-only")
             return None
         try:
@@ -212,7 +266,7 @@ class Resolver:
         except StoreError as error:
             if not self.lenient:
                 raise
-            self.warn(error)
+            self._warn(error)
             return None
 
     def _sink(self, writer: Writer | None, uploads: contextlib.ExitStack) -> Sink:
@@ -238,8 +292,8 @@ class Resolver:
         _log.warning("%s: another process computed other values first, and they stay", name)
         return commit.entry
 
-    def _assembled(self, entry: Entry, returns: str) -> Any:
-        return assemble(entry.manifest.form, entry.arrays(), LEAVES[returns])
+    def _assembled(self, entry: Entry, options: Options) -> Any:
+        return assemble(entry.manifest.form, entry.arrays(), LEAVES[options.returns])
 
     def _commit(self, writer: Writer, request: Request, outcome: Outcome, *, force: bool) -> Commit:
         result = outcome.result

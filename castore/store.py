@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -12,8 +11,7 @@ from castore import catalog, config
 from castore.backend.base import Backend
 from castore.backend.open import open_backend
 from castore.catalog import EntryInfo, TableInfo, Usage
-from castore.errors import CastoreError, ConfigError, ReadOnlyError
-from castore.identity.code import name_of
+from castore.errors import ConfigError, ReadOnlyError
 from castore.identity.request import (
     Function,
     Request,
@@ -22,14 +20,12 @@ from castore.identity.request import (
     identify_loader,
 )
 from castore.progress import Progress
-from castore.resolve import Hit, Miss, Options, Resolver
+from castore.resolve import Hit, Options, Resolver
 from castore.stats import Recorder, Stats
 from castore.table.entry import Entry
 from castore.table.writer import initialise, read_format
 
 __all__ = ["Store"]
-
-_log = logging.getLogger("castore")
 
 _ON_ERROR = ("raise", "compute")
 _VERIFY = ("mapped", "always")
@@ -67,7 +63,7 @@ class Store:
         self._resolver = Resolver(
             self._backend,
             self._recorder,
-            writable=self.mode in ("rw", "refresh"),
+            mode=self.mode,
             lenient=self.on_error == "compute",
             copy=self.verify == "always",
         )
@@ -177,7 +173,7 @@ class Store:
         ResultError, CommitError
             After `fn` ran, with what it returned in ``.result``.
         """
-        _check_returns(returns)
+        options = Options(returns, rowwise, progress, force=force)
 
         def identify() -> Request:
             function = describe_function(
@@ -186,7 +182,7 @@ class Store:
             )  # fmt: skip
             return identify_loader(function, loader, dataset_id=dataset_id, row_ids=row_ids)
 
-        return self._resolve(identify, fn, loader, Options(returns, rowwise, progress), force=force)
+        return self._resolver.answer(identify, fn, loader, options)
 
     def compute(
         self,
@@ -215,16 +211,13 @@ class Store:
         CastoreError
             As `get_or_compute` does.
         """
-        _check_returns(returns)
+        options = Options(returns, rowwise=False, force=force)
 
         def identify() -> Request:
-            return identify_inputs(
-                describe_function(fn, suffix, model=model, version=version), inputs
-            )
+            function = describe_function(fn, suffix, model=model, version=version)
+            return identify_inputs(function, inputs)
 
-        return self._resolve(
-            identify, lambda _: fn(**inputs), None, Options(returns, rowwise=False), force=force
-        )
+        return self._resolver.answer(identify, lambda _: fn(**inputs), None, options)
 
     def cache(self, suffix: str = "", **options: Any) -> Callable[[_F], _F]:
         """Return a decorator for functions of a loader.
@@ -239,19 +232,7 @@ class Store:
         **options
             Further arguments of `get_or_compute`.
         """
-
-        def decorate(fn: _F) -> _F:
-            signature = inspect.signature(fn)
-
-            @functools.wraps(fn)
-            def cached(loader: Any, /, *args: Any, **kwargs: Any) -> Any:
-                bound = signature.bind(loader, *args, **kwargs).arguments
-                rest = dict(list(bound.items())[1:])
-                return self.get_or_compute(loader, functools.partial(fn, **rest), suffix, **options)
-
-            return cached  # type: ignore[return-value]
-
-        return decorate
+        return functools.partial(_cached, self, suffix=suffix, options=options)
 
     def get(
         self,
@@ -279,11 +260,11 @@ class Store:
         FingerprintError, StoreError
             As `get_or_compute` does before the function runs.
         """
-        _check_returns(returns)
+        options = Options(returns)
         request = self._request(loader, fn, suffix, identity)
         if self.mode == "off":
             return default
-        found = self._resolver.find(request, returns)
+        found = self._resolver.find(request, options)
         return found.value if isinstance(found, Hit) else default
 
     def put(
@@ -389,45 +370,15 @@ class Store:
         function: Function = describe_function(fn, suffix, loader=loader, **rest)
         return identify_loader(function, loader, **rows)
 
-    def _resolve(
-        self,
-        identify: Callable[[], Request],
-        call: Callable[[Any], Any],
-        loader: Any,
-        options: Options,
-        *,
-        force: bool,
-    ) -> Any:
-        resolver = self._resolver
-        name = name_of(call)
-        if self.mode == "off":
-            self._recorder.add("uncached.off")
-            return resolver.run_uncached(call, loader, options.returns, name)
-        try:
-            request = identify()
-            self._announce(request)
-            found: Hit | Miss = Miss("forced")
-            if not force and self.mode != "refresh":
-                found = resolver.find(request, options.returns)
-        except ConfigError:
-            raise
-        except CastoreError as error:
-            if self.on_error == "raise":
-                raise
-            resolver.warn(error)
-            return resolver.run_uncached(call, loader, options.returns, name)
-        if isinstance(found, Hit):
-            return found.value
-        return resolver.compute(request, call, found, options)
 
-    def _announce(self, request: Request) -> None:
-        """Log, once each, what the user should know about how the request was identified."""
-        for notice in request.notices():
-            if self._recorder.first(notice):
-                _log.warning("%s", notice)
+def _cached(store: Store, fn: _F, *, suffix: str, options: Mapping[str, Any]) -> _F:
+    """Return `fn`, a function of a loader and further arguments, as a call of `store`."""
+    signature = inspect.signature(fn)
 
+    @functools.wraps(fn)
+    def cached(loader: Any, /, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(loader, *args, **kwargs).arguments
+        rest = dict(list(bound.items())[1:])
+        return store.get_or_compute(loader, functools.partial(fn, **rest), suffix, **options)
 
-def _check_returns(returns: str) -> None:
-    if returns not in ("numpy", "torch"):
-        msg = f"returns={returns!r}: choose numpy or torch"
-        raise ConfigError(msg)
+    return cached  # type: ignore[return-value]

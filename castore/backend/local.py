@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from castore.backend import mapping
+from castore.backend import mapping, writeback
 from castore.backend.base import ObjectInfo
 from castore.errors import BackendError, ReadOnlyError, StoreURLError
 from castore.points import reach
@@ -213,6 +213,7 @@ class LocalUpload:
         self.path = path
         self._backend = backend
         self._file = file
+        self._written = 0
         self._synced = False
 
     def write(self, data: Buffer, /) -> None:
@@ -221,7 +222,11 @@ class LocalUpload:
         self._synced = False
         with _system_errors("write", self.path):
             while rest:
-                rest = rest[self._file.write(rest) :]
+                count = self._file.write(rest[: writeback.PIECE])
+                if count == writeback.PIECE:
+                    writeback.begin(self._file.fileno(), self._written, count)
+                self._written += count
+                rest = rest[count:]
 
     def sync(self) -> None:
         """Sync the file."""
