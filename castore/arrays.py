@@ -154,9 +154,7 @@ def to_torch(array: AnyArray) -> Any:
     Raises
     ------
     ConfigError
-        If torch has not been imported: castore never does.
-    TypeError
-        For dtypes torch does not have.
+        If torch has not been imported (castore never does), or has no such dtype.
     """
     module = torch()
     if module is None:
@@ -166,7 +164,11 @@ def to_torch(array: AnyArray) -> Any:
     if name in _EXTENDED:
         bits = array.view(np.dtype(_EXTENDED[name]).str.replace("u", "i"))
         return module.from_numpy(bits).view(getattr(module, name))
-    return module.from_numpy(array)
+    try:
+        return module.from_numpy(array)
+    except TypeError as error:
+        msg = f"torch has no tensors of {name}: ask for returns='numpy'"
+        raise ConfigError(msg) from error
 
 
 _TENSOR_KINDS: tuple[tuple[str, Callable[[Any], bool]], ...] = (

@@ -86,9 +86,9 @@ class LocalBackend:
         Network and FUSE file systems are read: there an unlink by another client turns the
         next touch of a mapped page into SIGBUS.
         """
-        if self._mapped is None:
-            self._mapped = mapping.is_safe(self._root)
         with _system_errors("open", self.path(name)):
+            if self._mapped is None:
+                self._mapped = mapping.is_safe(self._root)
             try:
                 return mapping.open_private(self.path(name), length, copy=copy or not self._mapped)
             except _ABSENT:
@@ -113,15 +113,16 @@ class LocalBackend:
         folder = self.path(prefix)
         with _system_errors("list", folder):
             try:
-                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+                entries = list(os.scandir(folder))
             except _ABSENT:
                 return
-        for entry in entries:
-            name = f"{prefix}{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                if name != _TEMPORARY:
-                    yield from self.list(f"{name}/")
-            elif (info := self.stat(name)) is not None:
+        folders = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+        # A folder's objects come where its name with the slash comes.
+        for name in sorted(f"{e.name}/" if e.name in folders else e.name for e in entries):
+            if name.endswith("/"):
+                if prefix or name != f"{_TEMPORARY}/":
+                    yield from self.list(prefix + name)
+            elif (info := self.stat(prefix + name)) is not None:
                 yield info
 
     def delete(self, names: Iterable[str]) -> int:

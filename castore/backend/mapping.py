@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def open_private(path: Path, length: int, *, copy: bool) -> NDArray[np.uint8] | 
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     try:
-        if os.fstat(descriptor).st_size != length:
+        status = os.fstat(descriptor)
+        if status.st_size != length or not stat.S_ISREG(status.st_mode):
             return None
         return _read(descriptor, length) if copy else private(descriptor, length)
     finally:
@@ -101,7 +103,10 @@ def _file_system(folder: Path) -> str:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     device = existing.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    table = Path("/proc/self/mountinfo")
+    if not table.exists():  # a container without /proc
+        return ""
+    for line in table.read_text().splitlines():
         mount, _, details = line.partition(" - ")
         if mount.split()[2] == wanted:
             return details.split()[0]

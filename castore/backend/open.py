@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from castore.backend.base import Backend
 from castore.backend.local import LocalBackend
@@ -14,7 +14,7 @@ from castore.errors import StoreURLError
 
 __all__ = ["normalise", "open_backend"]
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
 def normalise(url: object) -> str:
@@ -34,15 +34,25 @@ def normalise(url: object) -> str:
     if not isinstance(text, str) or not text:
         msg = f"{url!r} is no store URL: give a folder, file:///folder or memory://name"
         raise StoreURLError(msg)
-    if not _SCHEME.match(text):
-        return str(Path(os.path.abspath(os.path.expanduser(text))))  # noqa: PTH100, PTH111  keeps symlinks
-    parts = urlsplit(text)
-    if parts.scheme == "memory":
-        return text
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
-        return os.path.abspath(unquote(parts.path))  # noqa: PTH100
+    if "\0" in text:
+        msg = f"{text!r} holds a NUL character: no folder has such a name"
+        raise StoreURLError(msg)
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return _absolute(text)
+    rest = text[scheme.end() :]
+    if scheme[1].lower() == "memory":
+        return f"memory://{rest}"
+    if scheme[1].lower() == "file":
+        host, slash, path = rest.partition("/")
+        if slash and host in ("", "localhost") and not set("?#") & set(path):
+            return _absolute("/" + unquote(path))
     msg = f"cannot open {text!r}: this castore knows folders, file:///folder and memory://name"
     raise StoreURLError(msg)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  symlinks stay
 
 
 def open_backend(url: str) -> Backend:

@@ -154,11 +154,17 @@ def condemned(backend: Backend, refs: Iterable[BlobRef]) -> set[str]:
 
 
 def _condemned_by(backend: Backend, tombstone: str) -> set[str] | None:
+    """Return the names a tombstone lists, or None if it cannot be read."""
     data = backend.get(tombstone)
     if data is None:
         return set()
     try:
-        names = unseal(data, tombstone)["condemned"]
-        return {f"blobs/{name[:2]}/{name}" for name in names}
-    except (DamagedError, KeyError, TypeError):
+        document = unseal(data, tombstone)
+    except DamagedError:
         return None
+    names = document.get("condemned")
+    if document.get("format") != 1 or not isinstance(names, list):
+        return None
+    if not all(isinstance(name, str) for name in names):
+        return None
+    return {f"blobs/{name[:2]}/{name}" for name in names}

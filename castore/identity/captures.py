@@ -162,8 +162,10 @@ class _Walk:
 
     def _is_left_out(self, value: Any) -> bool:
         torch = arrays.torch()
-        if torch is not None and isinstance(value, (torch.device, torch.Generator)):
-            return True
+        if torch is not None:
+            grad = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.set_grad_enabled)
+            if isinstance(value, (torch.device, torch.Generator, *grad)):
+                return True
         infrastructure = getattr(type(value), "castore_infrastructure", False) is True
         return infrastructure or isinstance(value, _LEFT_OUT)
 

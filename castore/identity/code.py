@@ -19,13 +19,13 @@ import functools
 import linecache
 import sys
 import types
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-from castore.canonical import Json, identify
-from castore.errors import FingerprintError
-from castore.identity.values import encode, type_name
+from castore.canonical import Json, dumps, identify
+from castore.identity.values import encode
 
 __all__ = ["digest_code", "global_names", "name_of"]
 
@@ -73,17 +73,19 @@ def _node(code: types.CodeType) -> ast.AST | None:
     if parsed is None or code not in parsed[1]:
         return None
     found = [node for node in ast.walk(parsed[0]) if _is_of(node, code)]
-    return found[0] if len(found) == 1 else None
+    return found[-1] if found else None  # the innermost of lambdas within lambdas
 
 
 @functools.lru_cache(maxsize=32)
 def _parsed(source: str, name: str, flags: int) -> tuple[ast.AST, frozenset[types.CodeType]] | None:
     """Return the tree of a file and every code object in it."""
-    try:
-        whole = compile(source, name, "exec", flags, dont_inherit=True)
-        return ast.parse(source), frozenset(_nested(whole))
-    except (SyntaxError, ValueError, RecursionError):
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the user had them when the file was imported
+        try:
+            whole = compile(source, name, "exec", flags, dont_inherit=True)
+            return ast.parse(source), frozenset(_nested(whole))
+        except (SyntaxError, ValueError, RecursionError):
+            return None
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -95,13 +97,24 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
 
 def _is_of(node: ast.AST, code: types.CodeType) -> bool:
     if isinstance(node, ast.Lambda):
-        body = node.body
-        span = (body.lineno, body.end_lineno, body.col_offset, body.end_col_offset)
-        return code.co_name == "<lambda>" and span in set(code.co_positions())
+        named = (code.co_name, code.co_firstlineno) == ("<lambda>", node.lineno)
+        return named and _is_within(node.body, code)
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         return (node.name, first) == (code.co_name, code.co_firstlineno)
     return False
+
+
+def _is_within(body: ast.expr, code: types.CodeType) -> bool:
+    """Tell whether `body` spans every instruction that was written rather than implied."""
+    begin, end = (body.lineno, body.col_offset), (body.end_lineno, body.end_col_offset)
+    spans = [
+        ((line, column), (end_line, end_column))
+        for line, end_line, column, end_column in code.co_positions()
+        if None not in (line, end_line, column, end_column)
+    ]
+    written = [(first, last) for first, last in spans if first != last]
+    return bool(written) and all(begin <= first and last <= end for first, last in written)  # type: ignore[operator]
 
 
 def _tree(node: Any) -> Json:
@@ -128,7 +141,13 @@ def _without_docstring(node: ast.AST, name: str) -> Any:
 
 
 def _constant(value: object) -> Json:
-    return {"ellipsis": None} if value is Ellipsis else encode(value)
+    if value is Ellipsis:
+        return {"ellipsis": None}
+    if isinstance(value, tuple):
+        return {"tuple": [_constant(item) for item in value]}
+    if isinstance(value, frozenset):
+        return {"frozenset": sorted(map(_constant, value), key=dumps)}
+    return encode(value)
 
 
 def _code_document(code: types.CodeType) -> Json:
@@ -136,21 +155,17 @@ def _code_document(code: types.CodeType) -> Json:
         "arguments": [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount],
         "bytes": code.co_code.hex(),
         "cells": [list(code.co_cellvars), list(code.co_freevars)],
-        "constants": [_code_constant(constant) for constant in code.co_consts],
+        "constants": [
+            _code_document(constant)
+            if isinstance(constant, types.CodeType)
+            else _constant(constant)
+            for constant in code.co_consts
+        ],
         "exceptions": code.co_exceptiontable.hex(),
         "flags": code.co_flags,
         "names": list(code.co_names),
         "variables": list(code.co_varnames),
     }
-
-
-def _code_constant(value: object) -> Json:
-    if isinstance(value, types.CodeType):
-        return _code_document(value)
-    try:
-        return _constant(value)
-    except FingerprintError:
-        return {"constant": type_name(type(value))}
 
 
 @functools.lru_cache(maxsize=4096)

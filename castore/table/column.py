@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from castore import arrays
 from castore.arrays import AnyArray
 from castore.blobs.shard import Shard
-from castore.canonical import Json
+from castore.canonical import Json, dumps
 from castore.errors import DamagedError
 
 __all__ = ["CHECKS", "GROUP_METADATA", "ROWS", "Column", "column_name"]
@@ -27,6 +26,7 @@ GROUP_METADATA: dict[str, Json] = {"attributes": {}, "node_type": "group", "zarr
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MAX_NBYTES = 2**62
+_MAX_AXES = 64  # numpy's
 
 
 def column_name(path: tuple[str | int, ...], taken: set[str]) -> str:
@@ -37,9 +37,9 @@ def column_name(path: tuple[str | int, ...], taken: set[str]) -> str:
     """
     name = ".".join(map(str, path)) or "result"
     lower = {"zarr.json", *(other.lower() for other in taken)}
-    if not _NAME.fullmatch(name) or name.lower() in lower:
-        name = next(f"column-{n}" for n in range(len(taken) + 1) if f"column-{n}" not in taken)
-    return name
+    if _NAME.fullmatch(name) and name.lower() not in lower:
+        return name
+    return next(name for n in range(len(lower) + 1) if (name := f"column-{n}") not in lower)
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,9 @@ class Column:
             column = cls(name, dtype, tuple(metadata["shape"]))
             valid = (
                 all(type(extent) is int and extent >= 0 for extent in column.shape)
-                and column.nbytes < _MAX_NBYTES
-                and column.metadata() == metadata
+                and len(column.shape) <= _MAX_AXES
+                and math.prod(max(1, extent) for extent in column.shape) < _MAX_NBYTES // 16
+                and dumps(column.metadata()) == dumps(metadata)
             )
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             valid = False
@@ -164,8 +165,3 @@ class Column:
             msg = f"the Zarr metadata of column {name!r} are not those of a castore column"
             raise DamagedError(msg)
         return column
-
-
-def describe(array: Any) -> str:
-    """Shape and dtype of `array`, as messages show them."""
-    return f"{arrays.name_of(array.dtype)} {tuple(array.shape)}"

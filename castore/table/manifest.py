@@ -6,11 +6,11 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from castore.blobs import layout
 from castore.blobs.blob import BlobRef
-from castore.canonical import Json, dumps, seal, unseal
+from castore.canonical import Json, seal, unseal
 from castore.digest import ALGORITHMS
 from castore.errors import DamagedError, FormatError
 
@@ -24,6 +24,8 @@ MAX_NBYTES = 2**20
 INLINE_ONE, INLINE_ALL = 65536, 262144
 
 _DIGEST = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
+
+_T = TypeVar("_T")
 
 #: What a Zarr key holds: its bytes, or the blob that has them.
 Chunk: TypeAlias = bytes | BlobRef
@@ -130,12 +132,12 @@ class Manifest:
         _check_format(document, name)
         try:
             manifest = cls(
-                table=document["table"],
-                key=document["key"],
-                nonce=document["nonce"],
-                algorithm=document["digest_algorithm"],
-                rows=document["rows"],
-                aligned=document["aligned"],
+                table=_of(document["table"], str),
+                key=_of(document["key"], str),
+                nonce=_of(document["nonce"], str),
+                algorithm=_of(document["digest_algorithm"], str),
+                rows=None if document["rows"] is None else _count(document["rows"]),
+                aligned=_of(document["aligned"], bool),
                 form=document["form"],
                 derivation=dict(document["derivation"]),
                 origin=dict(document["origin"]),
@@ -177,15 +179,22 @@ def _chunk(document: Json) -> Chunk:
             return base64.b64decode(document["inline"], validate=True)
         except binascii.Error as error:
             raise ValueError(error) from error
-    digest, generation, length = (document[name] for name in ("digest", "generation", "length"))
-    if not (
-        isinstance(digest, str)
-        and _DIGEST.fullmatch(digest)
-        and type(generation) is int
-        and type(length) is int
-        and generation >= 0
-        and length >= 0
-    ):
-        msg = f"no blob: {dumps(document).decode():.200}"
+    digest = _of(document["digest"], str)
+    if not _DIGEST.fullmatch(digest):
+        msg = f"no digest: {digest:.80}"
         raise ValueError(msg)
-    return BlobRef(digest, generation, length)
+    return BlobRef(digest, _count(document["generation"]), _count(document["length"]))
+
+
+def _of(value: Any, kind: type[_T]) -> _T:
+    if type(value) is not kind:
+        msg = f"{value!r:.80} is no {kind.__name__}"
+        raise TypeError(msg)
+    return value
+
+
+def _count(value: Any) -> int:
+    if not 0 <= _of(value, int) < 2**63:
+        msg = f"{value!r:.80} is out of range"
+        raise ValueError(msg)
+    return int(value)

@@ -77,7 +77,11 @@ def take_apart(result: Any, rows: int | None = None) -> Parts:
         columns[name] = array
         return name
 
-    return Parts(_Taking(rows, keep).form(result, ()), columns)
+    try:
+        return Parts(_Taking(rows, keep).form(result, ()), columns)
+    except RecursionError as error:
+        msg = "what it returned is nested too deep, or contains itself"
+        raise Unstorable(msg) from error
 
 
 @dataclass(frozen=True)
@@ -175,12 +179,15 @@ def _place(path: _Path) -> str:
 
 
 def _literal(value: Any) -> Json:
-    """Wrap what JSON would not return as it was."""
+    """Wrap what JSON would not return as it was; subclasses become what they derive from."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
     if isinstance(value, float):
-        return {"float": value.hex()}
-    if isinstance(value, int) and not isinstance(value, bool):
-        return {"int": str(int(value))} if value not in _INT64 else int(value)
-    return str.__str__(value) if isinstance(value, str) else value
+        return {"float": float.hex(value)}
+    number = int.__int__(value)
+    return number if number in _INT64 else {"int": str(number)}
 
 
 def _key(key: Any, path: _Path) -> Json:
@@ -212,20 +219,27 @@ def columns_of(form: Json) -> Iterator[str]:
     try:
         yield from _columns(form)
     except _MISMATCH as error:
-        msg = f"the form of the result is unknown: {form!r:.200}"
+        msg = f"the form of the result is unknown ({type(error).__name__})"
         raise DamagedError(msg) from error
 
 
 def _columns(form: Json) -> Iterator[str]:
     kind = _kind(form)
     if kind in ("array", "scalar", "numbers"):
-        yield form[kind]
+        yield _name(form[kind])
     elif kind == "strings":
         values, offsets = form[kind]
-        yield from (values, offsets)
+        yield from (_name(values), _name(offsets))
     elif kind in ("tuple", "list", "named", "dict"):
         for item in _items(form, kind):
             yield from _columns(item)
+
+
+def _name(column: object) -> str:
+    if not isinstance(column, str):
+        msg = f"no column name: {column!r:.80}"
+        raise TypeError(msg)
+    return column
 
 
 def _kind(form: Json) -> str:
@@ -283,7 +297,7 @@ def _assemble(form: Json, columns: Mapping[str, AnyArray], leaf: Callable[[AnyAr
     if kind == "dict":
         return {_unwrap(key): item for (key, _), item in zip(form[kind], items, strict=True)}
     if kind == "named":
-        return _named_tuple(form[kind])(*items)
+        return _named_tuple(form[kind])._make(items)
     return items if kind == "list" else tuple(items)
 
 
@@ -293,7 +307,7 @@ def _unwrap(literal: Json) -> Any:
     return literal
 
 
-def _named_tuple(spec: Json) -> Callable[..., tuple[Any, ...]]:
+def _named_tuple(spec: Json) -> Any:
     """Return the named tuple type of `spec`: the user's where it is loaded, else an equal one.
 
     Nothing is imported: a store must not choose what code runs.
@@ -305,7 +319,12 @@ def _named_tuple(spec: Json) -> Callable[..., tuple[Any, ...]]:
     fields = tuple(spec["fields"])
     if isinstance(found, type) and issubclass(found, tuple) and _fields(found) == fields:
         return found
-    return collections.namedtuple(qualified.rpartition(".")[2], fields)  # noqa: PYI024
+    name = qualified.rpartition(".")[2]
+    made: Any = collections.namedtuple(name, fields, rename=True)  # type: ignore[misc]  # noqa: PYI024
+    if made._fields != fields:
+        msg = f"no fields of a named tuple: {fields!r:.200}"
+        raise ValueError(msg)
+    return made
 
 
 def _fields(kind: type) -> Any:
