@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from castore import arrays
 from castore.backend.base import Backend
 from castore.errors import (
     CastoreError,
@@ -81,6 +82,9 @@ class Options:
         """Refuse a kind of array castore does not make."""
         if self.returns not in LEAVES:
             msg = f"returns={self.returns!r}: choose {' or '.join(LEAVES)}"
+            raise ConfigError(msg)
+        if self.returns == "torch" and arrays.torch() is None:
+            msg = "returns='torch' and torch is not imported: import torch first"
             raise ConfigError(msg)
 
 
@@ -198,7 +202,7 @@ class Resolver:
                     raise
                 self._warn(error)
                 return error.result
-            value = outcome.result.value(options.returns)
+            value = _value(outcome, options)
             try:
                 check_rows(outcome.result, request, options.rowwise)
                 winner = self._publish(writer, request, outcome, miss)
@@ -311,6 +315,13 @@ class Resolver:
         self.recorder.add("commits")
         self.recorder.add("bytes_stored", commit.stored)
         return commit
+
+
+def _value(outcome: Outcome, options: Options) -> Any:
+    try:
+        return outcome.result.value(options.returns)
+    except ConfigError as error:  # torch has not every dtype; what was computed is not lost
+        raise ResultError(str(error), outcome.result.value("numpy")) from error
 
 
 def _with_result(error: ResultError | StoreError, request: Request, value: Any) -> CastoreError:

@@ -22,12 +22,14 @@ import types
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from castore.canonical import Json, dumps, identify
 from castore.identity.values import encode
 
 __all__ = ["digest_code", "global_names", "name_of"]
+
+_Node: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 _MEMO_SIZE = 4096
 _memo: OrderedDict[int, tuple[types.CodeType, str]] = OrderedDict()
@@ -63,29 +65,30 @@ def _digest(code: types.CodeType) -> str:
     return identify("code", {"code": _code_document(code), "python": version})
 
 
-def _node(code: types.CodeType) -> ast.AST | None:
+def _node(code: types.CodeType) -> _Node | None:
     """Return the syntax tree of `code`, or None if its source is not to be had."""
     linecache.checkcache(code.co_filename)
     source = "".join(linecache.getlines(code.co_filename))
     if not source:
         return None
-    parsed = _parsed(source, code.co_filename, code.co_flags & _FUTURE)
-    if parsed is None or code not in parsed[1]:
+    nodes, codes = _parsed(source, code.co_filename, code.co_flags & _FUTURE)
+    if code not in codes:
         return None
-    found = [node for node in ast.walk(parsed[0]) if _is_of(node, code)]
+    found = [node for node in nodes if _is_of(node, code)]
     return found[-1] if found else None  # the innermost of lambdas within lambdas
 
 
 @functools.lru_cache(maxsize=32)
-def _parsed(source: str, name: str, flags: int) -> tuple[ast.AST, frozenset[types.CodeType]] | None:
-    """Return the tree of a file and every code object in it."""
+def _parsed(source: str, name: str, flags: int) -> tuple[list[_Node], frozenset[types.CodeType]]:
+    """Return the functions in a file, outer ones first, and every code object."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the user had them when the file was imported
         try:
             whole = compile(source, name, "exec", flags, dont_inherit=True)
-            return ast.parse(source), frozenset(_nested(whole))
+            nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, _Node)]
+            return nodes, frozenset(_nested(whole))
         except (SyntaxError, ValueError, RecursionError):
-            return None
+            return [], frozenset()
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -95,14 +98,12 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _nested(constant)
 
 
-def _is_of(node: ast.AST, code: types.CodeType) -> bool:
+def _is_of(node: _Node, code: types.CodeType) -> bool:
     if isinstance(node, ast.Lambda):
         named = (code.co_name, code.co_firstlineno) == ("<lambda>", node.lineno)
         return named and _is_within(node.body, code)
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-        return (node.name, first) == (code.co_name, code.co_firstlineno)
-    return False
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return (node.name, first) == (code.co_name, code.co_firstlineno)
 
 
 def _is_within(body: ast.expr, code: types.CodeType) -> bool:
