@@ -23,14 +23,14 @@ __all__ = ["Json", "dumps", "identify", "seal", "unseal"]
 
 Json: TypeAlias = Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _SEAL = b',"digest":"%s"}'
 _SEAL_LENGTH = len(_SEAL % (b"0" * 32))
 
 
 def dumps(document: Json) -> bytes:
     """Return the canonical form of `document`."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("ascii")
+    return _ENCODER.encode(document).encode("ascii")
 
 
 def identify(domain: str, document: Json) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,12 +21,18 @@ def undisturbed(models: Sequence[Any], loader: Any) -> Iterator[None]:
     too) and the generators that `loader` and its sampler own.
     """
     with contextlib.ExitStack() as stack:
-        stack.callback(random.setstate, random.getstate())
+        _keep_python(stack)
         _keep_numpy(stack)
         _keep_torch(stack, loader)
         for model in models:
             stack.callback(_set_training, training_flags(model))
         yield
+
+
+def _keep_python(stack: contextlib.ExitStack) -> None:
+    module = sys.modules.get("random")
+    if module is not None:
+        stack.callback(module.setstate, module.getstate())
 
 
 def _keep_numpy(stack: contextlib.ExitStack) -> None:

@@ -6,13 +6,12 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-import numpy as np
-
-from castore import arrays
+from castore.answers import Hit, Miss, Options
 from castore.backend.base import Backend
+from castore.blobs import layout
 from castore.errors import (
     CastoreError,
     CastoreWarning,
@@ -26,66 +25,18 @@ from castore.errors import (
 from castore.execute import Outcome, check_rows, execute
 from castore.identity.code import name_of
 from castore.identity.request import Request
-from castore.progress import Progress
 from castore.stats import Recorder
 from castore.table.entry import Entry, find_entry
 from castore.table.result import LEAVES, Sink, collect
 from castore.table.tree import assemble
 from castore.table.writer import Commit, Writer, origin
 
-__all__ = ["Hit", "Miss", "Options", "Resolver"]
+__all__ = ["Resolver"]
 
 _log = logging.getLogger("castore")
 
+_REMEMBERED = 32  # manifests, of at most 1 MiB each
 _NOTHING = Sink(lambda: None)
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A request answered from the store.
-
-    Attributes
-    ----------
-    entry : Entry
-        Where from.
-    value : Any
-        What the function returned.
-    """
-
-    entry: Entry
-    value: Any
-
-
-@dataclass(frozen=True)
-class Miss:
-    """A request not answered from the store.
-
-    Attributes
-    ----------
-    reason : str
-        ``absent``, ``damaged`` or ``forced``. Whatever is there gives way, save under ``absent``.
-    """
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a caller wants a result: as `castore.store.Store.get_or_compute` has it."""
-
-    returns: str = "numpy"
-    rowwise: bool | Literal["auto"] = "auto"
-    progress: Progress = None
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse a kind of array castore does not make."""
-        if self.returns not in LEAVES:
-            msg = f"returns={self.returns!r}: choose {' or '.join(LEAVES)}"
-            raise ConfigError(msg)
-        if self.returns == "torch" and arrays.torch() is None:
-            msg = "returns='torch' and torch is not imported: import torch first"
-            raise ConfigError(msg)
 
 
 Call: TypeAlias = Callable[[Any], Any]
@@ -114,6 +65,7 @@ class Resolver:
     mode: str
     lenient: bool
     copy: bool
+    _known: dict[str, tuple[object, Entry]] = field(default_factory=dict, repr=False)
 
     def answer(
         self, identify: Callable[[], Request], call: Call, loader: Any, options: Options
@@ -169,7 +121,7 @@ class Resolver:
             return Miss("damaged")
 
     def _find(self, request: Request, options: Options) -> Hit | Miss:
-        entry = find_entry(self.backend, request.function.table, request.key, copy=self.copy)
+        entry = self._entry(request)
         if entry is None:
             return Miss("absent")
         if self.backend.near:
@@ -179,6 +131,26 @@ class Resolver:
         self.recorder.add("bytes_served", entry.nbytes)
         _log.debug("hit %s %s", request.function.name, entry.manifest.name)
         return Hit(entry, value)
+
+    def _entry(self, request: Request) -> Entry | None:
+        """Return the entry of `request`; a manifest already read is not read again.
+
+        Only on a near store, where asking whether it was replaced costs no request. What its
+        blobs hold is checked every time.
+        """
+        table, key = request.function.table, request.key
+        seen = self.backend.stat(layout.entry(table, key)) if self.backend.near else None
+        if seen is None:
+            return find_entry(self.backend, table, key, copy=self.copy)
+        known = self._known.get(seen.name)
+        if known is not None and known[0] == seen.tag:
+            return known[1]
+        entry = find_entry(self.backend, table, key, copy=self.copy)
+        if entry is not None:
+            while len(self._known) >= _REMEMBERED:
+                self._known.pop(next(iter(self._known)), None)
+            self._known[seen.name] = (seen.tag, entry)
+        return entry
 
     def _compute(self, request: Request, call: Call, miss: Miss, options: Options) -> Any:
         """Run the function and publish what it returns; return the value that now stands.
@@ -246,7 +218,7 @@ class Resolver:
         NotFoundError
             If there is none.
         """
-        entry = find_entry(self.backend, request.function.table, request.key, copy=self.copy)
+        entry = self._entry(request)
         if entry is None:
             msg = f"{self.backend.url} has no entry for {request.function.name} over these rows"
             raise NotFoundError(msg)
@@ -333,9 +305,6 @@ def _with_result(error: ResultError | StoreError, request: Request, value: Any) 
 
 def _compare_rows(entry: Entry, request: Request) -> None:
     """See that the rows are the request's own; on a near store that costs no request."""
-    stored = entry.row_ids()
-    if stored is None:
-        return
-    if request.row_ids is None or not np.array_equal(stored, request.row_ids):
+    if entry.manifest.aligned and not entry.has_rows(request.row_ids):
         msg = f"{entry.manifest.name} holds other rows than its key says"
         raise DamagedError(msg)

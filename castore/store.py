@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from castore import catalog, config
+from castore.answers import Hit, Options
 from castore.backend.base import Backend
 from castore.backend.open import open_backend
 from castore.catalog import EntryInfo, TableInfo, Usage
@@ -20,7 +21,7 @@ from castore.identity.request import (
     identify_loader,
 )
 from castore.progress import Progress
-from castore.resolve import Hit, Options, Resolver
+from castore.resolve import Resolver
 from castore.stats import Recorder, Stats
 from castore.table.entry import Entry
 from castore.table.writer import initialise, read_format

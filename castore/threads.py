@@ -6,7 +6,6 @@ No pool outlives the call, so nothing is lost in a forked child.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 __all__ = ["together"]
@@ -21,6 +20,8 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
     """
     if len(calls) == 1:
         return [calls[0]()]
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(min(len(calls), _AT_ONCE), "castore") as pool:
         futures = [pool.submit(call) for call in calls]
     return [future.result() for future in futures]

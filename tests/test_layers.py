@@ -20,7 +20,7 @@ LAYERS = (
     ("castore.opening",),
     ("castore.store",),
     ("castore.resolve",),
-    ("castore.execute",),
+    ("castore.execute", "castore.answers"),
     ("castore.catalog", "castore.explain", "castore.config", "castore.guard", "castore.progress"),
     ("castore.table",),
     ("castore.identity", "castore.blobs"),

@@ -47,11 +47,14 @@ class ObjectInfo:
     modified : float
         When it was written, in seconds since the epoch by the server's clock (locally the
         file system's).
+    tag : object
+        Another one where the object was written again; compare it, and nothing else.
     """
 
     name: str
     size: int
     modified: float
+    tag: object = None
 
 
 class Get(Protocol):

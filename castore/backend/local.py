@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ __all__ = ["LocalBackend"]
 _TEMPORARY = "tmp"
 _WRITING = {"write", "write in", "sync", "delete"}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -49,34 +49,38 @@ class LocalBackend:
     near = True
 
     def __init__(self, root: Path) -> None:
-        with _system_errors("look at", root):
+        with _SystemErrors("look at", root):
             if root.exists() and not root.is_dir():
                 msg = f"{root} is a file: a store needs a folder of its own"
                 raise StoreURLError(msg)
         self.url = str(root)
         self._root = root
+        self._prefix = f"{root}/"
         self._mapped: bool | None = None
         self._writable = False
         self._settled: set[Path] = set()
 
     def get(self, name: str) -> bytes | None:
         """Return the bytes of `name`, or None if there is no such object."""
-        with _system_errors("read", self.path(name)):
+        path = self._prefix + name
+        with _SystemErrors("read", path):
             try:
-                return self.path(name).read_bytes()
+                return mapping.read(path)
             except _ABSENT:
                 return None
 
     def stat(self, name: str) -> ObjectInfo | None:
         """Return size and time of `name`, or None if there is no such object."""
-        with _system_errors("look at", self.path(name)):
+        path = self._prefix + name
+        with _SystemErrors("look at", path):
             try:
-                status = self.path(name).stat()
+                status = os.stat(path)  # noqa: PTH116  the hot path joins text
             except _ABSENT:
                 return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        return ObjectInfo(name, status.st_size, status.st_mtime)
+        tag = (status.st_ino, status.st_mtime_ns, status.st_size)
+        return ObjectInfo(name, status.st_size, status.st_mtime, tag)
 
     def open_private(
         self, name: str, length: int, *, copy: bool = False
@@ -86,11 +90,12 @@ class LocalBackend:
         Network and FUSE file systems are read: there an unlink by another client turns the
         next touch of a mapped page into SIGBUS.
         """
-        with _system_errors("open", self.path(name)):
+        path = self._prefix + name
+        with _SystemErrors("open", path):
             if self._mapped is None:
                 self._mapped = mapping.is_safe(self._root)
             try:
-                return mapping.open_private(self.path(name), length, copy=copy or not self._mapped)
+                return mapping.open_private(path, length, copy=copy or not self._mapped)
             except _ABSENT:
                 return None
 
@@ -111,7 +116,7 @@ class LocalBackend:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the files under the folder `prefix`, by name; temporary ones are no objects."""
         folder = self.path(prefix)
-        with _system_errors("list", folder):
+        with _SystemErrors("list", folder):
             try:
                 entries = list(os.scandir(folder))
             except _ABSENT:
@@ -130,18 +135,18 @@ class LocalBackend:
         removed, folders = 0, set()
         for name in names:
             path = self.path(name)
-            with _system_errors("delete", path), contextlib.suppress(*_ABSENT):
+            with _SystemErrors("delete", path), contextlib.suppress(*_ABSENT):
                 path.unlink()
                 folders.add(path.parent)
                 removed += 1
         for folder in folders:
-            with _system_errors("sync", folder):
+            with _SystemErrors("sync", folder):
                 _sync_folder(folder)
         return removed
 
     def settle(self, name: str) -> None:
         """Sync the folders above `name`, which another writer may have named a moment ago."""
-        with _system_errors("sync", self.path(name)):
+        with _SystemErrors("sync", self.path(name)):
             _sync_folder(self.path(name).parent)
             self._settle(self.path(name).parent)
 
@@ -149,7 +154,7 @@ class LocalBackend:
         """Make a temporary file and a link to it, once: a store needs both."""
         if self._writable:
             return
-        with self.upload() as upload, _system_errors("write in", self._root):
+        with self.upload() as upload, _SystemErrors("write in", self._root):
             probe = self._temporary()
             os.link(upload.path, probe)
             probe.unlink()
@@ -159,7 +164,7 @@ class LocalBackend:
     def upload(self) -> Iterator[LocalUpload]:
         """Begin a temporary file; it is gone when the block ends, named or not."""
         path = self._temporary()
-        with _system_errors("write in", self._root):
+        with _SystemErrors("write in", self._root):
             self._make_root()
             path.parent.mkdir(exist_ok=True)
             file = path.open("x+b", buffering=0)
@@ -174,7 +179,7 @@ class LocalBackend:
     def place(self, name: str) -> None:
         """Make the folder of `name`, so that it outlives a power cut."""
         path = self.path(name)
-        with _system_errors("write", path):
+        with _SystemErrors("write", path):
             self._place(path)
 
     def _place(self, path: Path) -> None:
@@ -200,7 +205,7 @@ class LocalBackend:
             _sync_folder(folder.parent)
 
     def _temporary(self) -> Path:
-        return self._root / _TEMPORARY / f"{os.getpid()}-{secrets.token_hex(8)}"
+        return self._root / _TEMPORARY / f"{os.getpid()}-{os.urandom(8).hex()}"
 
     def path(self, name: str) -> Path:
         """Return where `name` lies."""
@@ -221,7 +226,7 @@ class LocalUpload:
         """Append `data`; a short write is continued until all is written or the disk is full."""
         rest = memoryview(data).cast("B")
         self._synced = False
-        with _system_errors("write", self.path):
+        with _SystemErrors("write", self.path):
             while rest:
                 count = self._file.write(rest[: writeback.PIECE])
                 if count == writeback.PIECE:
@@ -232,7 +237,7 @@ class LocalUpload:
     def sync(self) -> None:
         """Sync the file."""
         if not self._synced:
-            with _system_errors("write", self.path):
+            with _SystemErrors("write", self.path):
                 os.fsync(self._file.fileno())
             self._synced = True
 
@@ -260,7 +265,7 @@ class LocalUpload:
         reach("local.temp-written")
         together(self.sync, lambda: self._backend.place(name))
         reach("local.temp-synced")
-        with _system_errors("write", self._backend.path(name)):
+        with _SystemErrors("write", self._backend.path(name)):
             path = self._backend.path(name)
             yield path
             reach("local.named")
@@ -276,22 +281,35 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _system_errors(doing: str, path: Path) -> Iterator[None]:
-    """Name the file and what to do in place of a bare ``OSError``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            msg = (
-                f"cannot {doing} {path}: the disk is full; free some space, or choose another root"
+class _SystemErrors:
+    """Names the file and what to do in place of a bare ``OSError``."""
+
+    __slots__ = ("_doing", "_path")
+
+    def __init__(self, doing: str, path: str | Path) -> None:
+        self._doing = doing
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            raise self._named(error) from error
+
+    def _named(self, error: OSError) -> BackendError | ReadOnlyError:
+        doing, path = self._doing, self._path
+        if error.errno in _NO_SPACE:
+            return BackendError(
+                f"cannot {doing} {path}: the disk is full, or the file too large for a limit; "
+                "free some space, or choose another root"
             )
-            raise BackendError(msg) from error
         if error.errno in _NO_LINK and error.filename2 is not None:
-            msg = f"{path}: this file system has no hard links, so commits cannot be atomic here"
-            raise ReadOnlyError(msg) from error
+            return ReadOnlyError(
+                f"{path}: this file system has no hard links, so commits cannot be atomic here"
+            )
         if error.errno in _READ_ONLY and doing in _WRITING:
-            msg = f'cannot {doing} {path}: no permission; open the store with mode="ro" to read it'
-            raise ReadOnlyError(msg) from error
-        msg = f"cannot {doing} {path}: {error.strerror or error}"
-        raise BackendError(msg) from error
+            return ReadOnlyError(
+                f'cannot {doing} {path}: no permission; open the store with mode="ro" to read it'
+            )
+        return BackendError(f"cannot {doing} {path}: {error.strerror or error}")

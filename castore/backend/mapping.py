@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["is_safe", "open_private", "private"]
+__all__ = ["is_safe", "open_private", "private", "read"]
 
 #: Python names it from 3.13 on; the value is that of asm-generic/mman-common.h.
 _NORESERVE = 0x4000 if sys.platform.startswith("linux") else 0
+
+_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+#: Below this many bytes reading is quicker than mapping.
+_SMALL = 256 << 10
 
 #: File systems on which another client's unlink or a lost server invalidates mapped pages.
 _UNSAFE = frozenset(
@@ -43,7 +47,25 @@ _UNSAFE = frozenset(
 )
 
 
-def open_private(path: Path, length: int, *, copy: bool) -> NDArray[np.uint8] | None:
+def read(path: str) -> bytes:
+    """Return the bytes of the file at `path`.
+
+    Raises
+    ------
+    OSError
+        As the system raises it.
+    """
+    descriptor = os.open(path, _FLAGS)
+    try:
+        pieces = []
+        while piece := os.read(descriptor, max(1, os.fstat(descriptor).st_size)):
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    finally:
+        os.close(descriptor)
+
+
+def open_private(path: str, length: int, *, copy: bool) -> NDArray[np.uint8] | None:
     """Return the file at `path` as a private array, or None if it is not `length` bytes long.
 
     Raises
@@ -51,11 +73,12 @@ def open_private(path: Path, length: int, *, copy: bool) -> NDArray[np.uint8] | 
     OSError
         As the system raises it, ``FileNotFoundError`` for a missing file included.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    descriptor = os.open(path, _FLAGS)
     try:
         status = os.fstat(descriptor)
         if status.st_size != length or not stat.S_ISREG(status.st_mode):
             return None
+        copy = copy or length < _SMALL
         return _read(descriptor, length) if copy else private(descriptor, length)
     finally:
         os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,8 +27,9 @@ class MemoryBackend:
     """
 
     near = True
-    _places: dict[str, dict[str, tuple[bytes, float]]] = {}  # noqa: RUF012  shared on purpose
+    _places: dict[str, dict[str, tuple[bytes, float, int]]] = {}  # noqa: RUF012  shared on purpose
     _lock = threading.Lock()
+    _serials = itertools.count()
 
     def __init__(self, name: str) -> None:
         self.url = f"memory://{name}"
@@ -42,7 +44,7 @@ class MemoryBackend:
     def stat(self, name: str) -> ObjectInfo | None:
         """Return size and time of `name`, or None if there is no such object."""
         found = self._objects.get(name)
-        return ObjectInfo(name, len(found[0]), found[1]) if found else None
+        return ObjectInfo(name, len(found[0]), found[1], found[2]) if found else None
 
     def open_private(
         self,
@@ -59,11 +61,11 @@ class MemoryBackend:
 
     def put(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write `pieces` as `name`, replacing what was there."""
-        self._objects[name] = (b"".join(pieces), time.time())
+        self._objects[name] = (b"".join(pieces), time.time(), next(self._serials))
 
     def create(self, name: str, pieces: Sequence[Buffer]) -> bool:
         """Write `pieces` as `name` unless it exists; return whether this call made it."""
-        made = (b"".join(pieces), time.time())
+        made = (b"".join(pieces), time.time(), next(self._serials))
         return self._objects.setdefault(name, made) is made
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

@@ -78,7 +78,7 @@ def capture(fn: Any, loader: object = None) -> Captures:
 class _Walk:
     def __init__(self, fn: Any, loader: object) -> None:
         self.found = Captures()
-        self._package = _package_of(fn)
+        self._own = {"__main__", _package_of(fn)} - {"builtins", None}
         self._globals = getattr(_innermost(fn), "__globals__", None)
         self._loader = loader
         self._met: dict[int, tuple[str, Any]] = {}  # holds what it met: ids are used again
@@ -155,8 +155,8 @@ class _Walk:
                 self.found.values[path] = {"same": first}
             return
         items = _items(value)
-        own = self._is_own(value) and hasattr(value, "__dict__")
-        if items is None and not own:
+        own = self._is_own(value)
+        if items is None and not (own and hasattr(value, "__dict__")):
             self.found.not_keyed[path] = type_name(type(value))
             return
         if type(value) not in _CONTAINERS:
@@ -170,11 +170,13 @@ class _Walk:
 
     def object(self, value: Any, path: str) -> None:
         """Go through an object of the function's own package: attributes and class."""
-        for name, item in _attributes(value).items():
-            self.value(item, f"{path}.{name}")
-        if _native(type(value)) not in (object, *_CONTAINERS):  # int and others hold more
-            self.found.not_keyed[path] = type_name(type(value))
         self.kind(type(value), f"{path}.__class__")
+        for name, item in _attributes(value).items():
+            if name == "__wrapped__" or not _is_special(name):  # Pythons copy unequal sets of names
+                self.value(item, f"{path}.{name}")
+        if self._is_own(type(value)) and _native(type(value)) not in (object, *_CONTAINERS):
+            # A number, text or set holds more than its attributes.
+            self.found.not_keyed[path] = type_name(type(value))
 
     def kind(self, kind: type, path: str) -> None:
         """Go through what a class and its bases of the function's own package define."""
@@ -193,8 +195,9 @@ class _Walk:
         """Go through an attribute of a class, unless Python or the library put it there."""
         function = _function_in(item)
         if function is not None:
-            inner = inspect.unwrap(function)
-            own = _top(inner.__globals__.get("__name__")) in (self._package, "__main__")
+            found = inspect.unwrap(function)
+            inner = found if isinstance(found, types.FunctionType) else function
+            own = _top(inner.__globals__.get("__name__")) in self._own
             if own and not inner.__code__.co_qualname.startswith("__create_fn__"):  # a dataclass's
                 self.function(function, path)
         elif not (_is_special(name) or isinstance(item, _SLOTS) or issubclass(kind, _TABLES)):
@@ -208,8 +211,7 @@ class _Walk:
         return None
 
     def _is_own(self, value: Any) -> bool:
-        package = _package_of(value)
-        return package == "__main__" or (package is not None and package == self._package)
+        return _package_of(value) in self._own
 
     def _is_left_out(self, value: Any) -> bool:
         torch = arrays.torch()
@@ -241,7 +243,7 @@ def _attributes(value: Any) -> dict[str, Any]:
         for name, item in vars(kind).items()
         if isinstance(item, types.MemberDescriptorType) and hasattr(value, name)
     }
-    return {**slots, **vars(value)}
+    return {**slots, **getattr(value, "__dict__", {})}
 
 
 def _native(kind: type) -> type:

@@ -1,9 +1,9 @@
 """Functions by what their code says, not by where it lies.
 
-The digest is taken of the function's syntax tree without docstrings, decorators and positions,
-so comments, formatting and moved code change nothing. The tree is spelled node by node, leaving
-out what is empty: ``ast.dump`` differs between Pythons, and ``ast.unparse`` quotes f-strings
-differently from 3.12 on.
+The digest is taken of the function's syntax tree without docstrings, positions and its own
+decorators, so comments, formatting and moved code change nothing. The tree is spelled node by
+node, leaving out what is empty: ``ast.dump`` differs between Pythons, and ``ast.unparse`` quotes
+f-strings differently from 3.12 on.
 
 Source counts only if it compiles to the very code that runs: a file edited after it was
 imported does not. Where there is no such source the digest is of the code object, and holds for
@@ -49,8 +49,8 @@ def name_of(fn: Any) -> str:
 def digest_code(function: types.FunctionType) -> str:
     """Digest of a Python function's code, 32 hex digits; its captured values are not in it."""
     code = function.__code__
-    found = _memo.get(id(code))
-    if found is None or found[0] is not code:  # equal code objects may have unequal source
+    found = _memo.get(id(code))  # equal code objects may have unequal source; held, so no id recurs
+    if found is None:
         found = _memo[id(code)] = (code, _digest(code))
         while len(_memo) > _MEMO_SIZE:
             _memo.popitem(last=False)
@@ -60,7 +60,9 @@ def digest_code(function: types.FunctionType) -> str:
 def _digest(code: types.CodeType) -> str:
     node = _node(code)
     if node is not None:
-        return identify("code", _tree(node))
+        kind, fields = _tree(node)
+        fields.pop("decorator_list", None)  # what they made of the function is captured
+        return identify("code", [kind, fields])
     version = list(sys.version_info[:2])
     return identify("code", {"code": _code_document(code), "python": version})
 
@@ -115,7 +117,7 @@ def _is_within(body: ast.expr, code: types.CodeType) -> bool:
         if None not in (line, end_line, column, end_column)
     ]
     written = [(first, last) for first, last in spans if first != last]
-    return bool(written) and all(begin <= first and last <= end for first, last in written)  # type: ignore[operator]
+    return bool(written) and all(begin <= first and last <= end for first, last in written)
 
 
 def _tree(node: Any) -> Json:
@@ -124,7 +126,7 @@ def _tree(node: Any) -> Json:
         fields = {
             name: _tree(value)
             for name in node._fields
-            if name not in ("kind", "type_comment", "decorator_list")
+            if name not in ("kind", "type_comment")
             and (value := _without_docstring(node, name)) not in (None, [])
         }
         if isinstance(node, ast.Constant):
@@ -137,7 +139,7 @@ def _without_docstring(node: ast.AST, name: str) -> Any:
     value = getattr(node, name, None)
     documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     if name == "body" and isinstance(node, documented) and ast.get_docstring(node) is not None:
-        return node.body[1:]
+        return node.body[1:] or [ast.Pass()]
     return value
 
 

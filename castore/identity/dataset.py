@@ -94,8 +94,13 @@ def as_indices(values: Any, what: str) -> Indices:
 
 def _within(indices: Indices, dataset: Any) -> Indices:
     length = length_of(dataset)
-    if indices.size and not (-length <= indices.min() and indices.max() < length):
-        worst = indices.max() if indices.max() >= length else indices.min()
+    if not indices.size:
+        return indices
+    least, most = int(indices.min()), int(indices.max())
+    if least >= 0 and most < length:
+        return indices
+    if not (-length <= least and most < length):
+        worst = most if most >= length else least
         msg = f"index {worst} is outside {_call(dataset)}, which has {length:,} samples"
         raise FingerprintError(msg)
     return np.where(indices < 0, indices + length, indices)
@@ -349,8 +354,12 @@ def named_rows(source: str, names: Any) -> RowIds:
         names = names.tolist()
     if all(isinstance(name, str) for name in names):
         return rows.from_names(source, names)
-    if all(type(name) is int and -(2**63) <= name < 2**63 for name in names):
+    if all(_is_integer(name) and -(2**63) <= name < 2**63 for name in names):
         return rows.from_integers(source, np.array(names, np.int64))
     kinds = ", ".join(sorted({type(name).__name__ for name in names}))
     msg = f"row_ids are of type {kinds}: give one string or integer a sample"
     raise FingerprintError(msg)
+
+
+def _is_integer(name: Any) -> bool:
+    return isinstance(name, (int, np.integer)) and not isinstance(name, bool)

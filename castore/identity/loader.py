@@ -254,6 +254,6 @@ class _Loader:
             f"which rows the loader gives cannot be known: {why}.\n"
             "  in order:    DataLoader(dataset, batch_size=..., shuffle=False)\n"
             "  some rows:   DataLoader(Subset(dataset, indices), ...), or sampler=indices\n"
-            "  your own:    def __castore_indices__(self): return [...]  # the sampler's indices or batches\n"
+            "  your own:    def __castore_indices__(self): return [...]  # indices, or batches\n"
             '  uncached:    castore.open(..., on_error="compute")'
         )

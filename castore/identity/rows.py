@@ -26,24 +26,23 @@ RowIds = NDArray[np.uint8]
 
 def from_integers(source: str, names: NDArray[np.int64]) -> RowIds:
     """Return the row ids of integer `names`, int64 (n,), under the digest `source`."""
-    halves = np.empty((len(names), 2), "<u8")
-    for half in (0, 1):
-        start = 16 * half
-        offset = np.uint64(int(source[start : start + 16], 16))
-        _mix(np.bitwise_xor(names.view(np.uint64), offset), out=halves[:, half])
-    return halves.view(np.uint8)
+    keys = np.array([int(source[:16], 16), int(source[16:], 16)], np.uint64)
+    halves = np.bitwise_xor(names.view(np.uint64)[:, None], keys)
+    _mix(halves)
+    return halves.astype("<u8", copy=False).view(np.uint8)
 
 
-def _mix(x: NDArray[np.uint64], out: NDArray[np.uint64]) -> None:
-    """Mix each number; the finaliser of splitmix64, which is invertible.
+def _mix(x: NDArray[np.uint64]) -> None:
+    """Mix each number in place; the finaliser of splitmix64, which is invertible.
 
     Source: https://prng.di.unimi.it/splitmix64.c
     """
-    x ^= x >> np.uint64(30)
+    shifted = x >> np.uint64(30)
+    x ^= shifted
     x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
+    x ^= np.right_shift(x, np.uint64(27), out=shifted)
     x *= np.uint64(0x94D049BB133111EB)
-    np.bitwise_xor(x, x >> np.uint64(31), out=out)
+    x ^= np.right_shift(x, np.uint64(31), out=shifted)
 
 
 def from_names(source: str, names: Sequence[str]) -> RowIds:

@@ -44,6 +44,7 @@ from castore.errors import FingerprintError
 __all__ = ["digest_array", "digest_value", "encode", "type_name"]
 
 _MAX_DEPTH = 200
+_USER_DEFINED = 2  # what ``dtype.isbuiltin`` says of types such as those of ml_dtypes
 
 
 def encode(value: Any, what: str = "value") -> Json:
@@ -129,12 +130,12 @@ def _dtype(dtype: np.dtype[Any]) -> Json:
         base, shape = dtype.subdtype
         return [_dtype(base), list(shape)]
     if dtype.names is not None and dtype.fields is not None:
+        # What is left beside a field's type is its offset and, of some, a title.
         return [
-            [name, _dtype(dtype.fields[name][0]), dtype.fields[name][1]] for name in dtype.names
+            dtype.itemsize,
+            [[n, _dtype(dtype.fields[n][0]), *dtype.fields[n][1:]] for n in dtype.names],
         ]
-    return (
-        dtype.name if dtype.kind == "V" and dtype.name != f"void{8 * dtype.itemsize}" else dtype.str
-    )
+    return dtype.name if dtype.isbuiltin == _USER_DEFINED else dtype.str
 
 
 def _integer(value: int, _what: str, _depth: int) -> Json:

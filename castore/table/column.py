@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -151,17 +153,24 @@ class Column:
             If castore would not have written these metadata.
         """
         try:
-            dtype = metadata["attributes"].get("castore", {}).get("dtype", metadata["data_type"])
-            column = cls(name, dtype, tuple(metadata["shape"]))
-            valid = (
-                all(type(extent) is int and extent >= 0 for extent in column.shape)
-                and len(column.shape) <= _MAX_AXES
-                and math.prod(max(1, extent) for extent in column.shape) < _MAX_NBYTES // 16
-                and dumps(column.metadata()) == dumps(metadata)
-            )
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-            valid = False
-        if not valid:
+            return _parsed(name, dumps(metadata))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             msg = f"the Zarr metadata of column {name!r} are not those of a castore column"
-            raise DamagedError(msg)
-        return column
+            raise DamagedError(msg) from error
+
+
+@functools.lru_cache(maxsize=512)
+def _parsed(name: str, document: bytes) -> Column:
+    metadata = json.loads(document)
+    dtype = metadata["attributes"].get("castore", {}).get("dtype", metadata["data_type"])
+    column = Column(name, dtype, tuple(metadata["shape"]))
+    if not all(type(extent) is int and extent >= 0 for extent in column.shape):
+        msg = f"no shape: {column.shape!r:.200}"
+        raise ValueError(msg)
+    if math.prod(max(1, extent) for extent in column.shape) >= _MAX_NBYTES // 16:
+        msg = f"too large: {column.shape!r:.200}"
+        raise ValueError(msg)
+    if len(column.shape) > _MAX_AXES or dumps(column.metadata()) != document:
+        msg = f"not of castore: {document[:200]!r}"
+        raise ValueError(msg)
+    return column

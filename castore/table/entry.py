@@ -85,6 +85,23 @@ class Entry:
         column = self._column(ROWS)
         return column.view(self._value(column))
 
+    def has_rows(self, row_ids: NDArray[np.uint8] | None) -> bool:
+        """Tell whether the entry holds exactly these rows; comparing them checks every byte.
+
+        Raises
+        ------
+        DamagedError
+            If the row ids are missing.
+        """
+        if row_ids is None:
+            return False
+        column = self._column(ROWS)
+        if column != Column.of(ROWS, row_ids):
+            return False
+        data = self._unchecked(column)
+        same = np.array_equal(data[: column.nbytes], row_ids.reshape(-1))
+        return same and data[column.nbytes :].tobytes() == column.tail()
+
     def values(self) -> Iterator[tuple[str, bytes]]:
         """Yield every Zarr key of the entry and its value, checked.
 
@@ -93,13 +110,24 @@ class Entry:
         for key, metadata in self.manifest.metadata.items():
             yield key, dumps(metadata)
         for key, chunk in self.manifest.chunks.items():
-            yield key, self._checked(chunk).tobytes()
+            data = self._opened(chunk)
+            if isinstance(chunk, BlobRef):
+                self._check(data, chunk)
+            yield key, data.tobytes()
 
     def _column(self, name: str) -> Column:
         return Column.from_metadata(name, self.manifest.metadata.get(f"{name}/zarr.json"))
 
     def _value(self, column: Column) -> NDArray[np.uint8]:
         """Return the value under the column's only chunk key, checked."""
+        data = self._unchecked(column)
+        chunk = self.manifest.chunks.get(column.chunk_key or "")
+        if isinstance(chunk, BlobRef):
+            self._check(data, chunk, column)
+        return data
+
+    def _unchecked(self, column: Column) -> NDArray[np.uint8]:
+        """Return the value under the column's only chunk key, of the right length."""
         if column.chunk_key is None:
             return np.empty(0, np.uint8)
         chunk = self.manifest.chunks.get(column.chunk_key)
@@ -110,18 +138,19 @@ class Entry:
                 f"{column.chunk_nbytes:,} bytes, the manifest has {found}"
             )
             raise DamagedError(msg)
-        return self._checked(chunk, column)
+        return self._opened(chunk)
 
-    def _checked(self, chunk: bytes | BlobRef, column: Column | None = None) -> NDArray[np.uint8]:
+    def _opened(self, chunk: bytes | BlobRef) -> NDArray[np.uint8]:
         """Return the bytes of `chunk`, writable; inline ones were checked with the manifest."""
         if isinstance(chunk, bytes):
             return np.frombuffer(bytearray(chunk), np.uint8)
-        data = blob.map_blob(self.backend, chunk, copy=self.copy)
-        if not self._is_sound(data, chunk, column):
-            blob.distrust(self.backend, chunk)
-            msg = f"{self.backend.url}: blob {chunk.name} is damaged (its bytes changed)"
+        return blob.map_blob(self.backend, chunk, copy=self.copy)
+
+    def _check(self, data: NDArray[np.uint8], ref: BlobRef, column: Column | None = None) -> None:
+        if not self._is_sound(data, ref, column):
+            blob.distrust(self.backend, ref)
+            msg = f"{self.backend.url}: blob {ref.name} is damaged (its bytes changed)"
             raise DamagedError(msg)
-        return data
 
     def _is_sound(self, data: NDArray[np.uint8], ref: BlobRef, column: Column | None) -> bool:
         """Check one mapping, whole.

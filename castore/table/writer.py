@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import platform
-import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -132,7 +132,7 @@ class Writer:
                     stored += blob.put(self._backend, payload)[1]
         manifest = Manifest(
             **header,
-            nonce=secrets.token_hex(16),
+            nonce=os.urandom(16).hex(),
             algorithm=draft.algorithm,
             metadata=draft.metadata,
             chunks=chunks,
@@ -192,7 +192,7 @@ class Writer:
                     generation = chunk.generation + 1
                     chunks[key], written = blob.put(self._backend, payloads[key], generation)
                     stored += written
-            own = standing = replace(own, chunks=chunks, nonce=secrets.token_hex(16))
+            own = standing = replace(own, chunks=chunks, nonce=os.urandom(16).hex())
             self._backend.put(own.name, [own.to_bytes()])
         msg = (
             f"{self._backend.url}: a tombstone condemns every name for {standing.blobs[0].digest}; "

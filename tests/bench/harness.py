@@ -55,19 +55,22 @@ class Case:
     after: Callable[[], object] = lambda: None
 
 
-def interleave(cases: Sequence[Case], rounds: int) -> dict[str, list[float]]:
+def interleave(cases: Sequence[Case], rounds: int, *, burst: int = 1) -> dict[str, list[float]]:
     """Run all cases in turn, `rounds` times after one to warm up; return seconds by name.
 
-    Each round has another order, so that no case always follows the same neighbour.
+    Each round has another order, so that no case always follows the same neighbour. In a round
+    a case runs `burst` times in a row: the first finds the processor's caches full of its
+    neighbour's data, the others of its own. Sample ``i`` is the first of its burst where
+    ``i % burst`` is 0.
     """
     samples: dict[str, list[float]] = {case.name: [] for case in cases}
     draw = random.Random(0)
     for number in range(-1, rounds):
         gc.collect()
         for case in draw.sample(cases, len(cases)):
-            seconds = _time(case)
+            seconds = [_time(case) for _ in range(burst)]
             if number >= 0:
-                samples[case.name].append(seconds)
+                samples[case.name] += seconds
     return samples
 
 
