@@ -32,7 +32,7 @@ __all__ = ["LocalBackend"]
 _TEMPORARY = "tmp"
 _WRITING = {"write", "write in", "sync", "delete"}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -301,8 +301,12 @@ class _SystemErrors:
         doing, path = self._doing, self._path
         if error.errno in _NO_SPACE:
             return BackendError(
-                f"cannot {doing} {path}: the disk is full, or the file too large for a limit; "
-                "free some space, or choose another root"
+                f"cannot {doing} {path}: the disk is full; free some space, or choose another root"
+            )
+        if error.errno == errno.EFBIG:
+            return BackendError(
+                f"cannot {doing} {path}: a file may not be so large here; raise the limit "
+                "(ulimit -f), or choose another root"
             )
         if error.errno in _NO_LINK and error.filename2 is not None:
             return ReadOnlyError(

@@ -196,14 +196,14 @@ def test_put_is_atomic_to_processes(backend):
 
 
 def test_opened_arrays_are_mappings(backend):
-    """On a local disk an object is mapped, not read: a mapping is no memory of the process."""
+    """On a local disk a large object is mapped, not read: it takes none of the process's memory."""
     if not LocalBackend(Path(backend.url)).near or not Path("/proc/self/maps").exists():
         pytest.skip("mappings are listed on Linux only")
-    backend.put("name", [bytes(10_000)])
-    array = backend.open_private("name", 10_000)
+    backend.put("name", [bytes(1_000_000)])
+    array = backend.open_private("name", 1_000_000)
     if backend._mapped:
         assert str(Path(backend.url) / "name") in Path("/proc/self/maps").read_text()
-    assert array.size == 10_000
+    assert array.size == 1_000_000
 
 
 def test_temporary_files_are_no_objects(backend):
