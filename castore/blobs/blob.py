@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from castore.backend.base import Backend, Upload
-from castore.blobs import layout
+from castore.blobs import layout, parts
 from castore.canonical import unseal
 from castore.digest import hexdigest
 from castore.errors import DamagedError
@@ -18,7 +19,17 @@ from castore.errors import DamagedError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["BlobRef", "Bytes", "Payload", "Streamed", "condemned", "distrust", "map_blob", "put"]
+__all__ = [
+    "BlobRef",
+    "Bytes",
+    "Payload",
+    "Streamed",
+    "condemned",
+    "distrust",
+    "is_intact",
+    "map_blob",
+    "put",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +44,14 @@ class BlobRef:
         0, or one more than that of the last name that was condemned.
     length : int
         Length in bytes.
+    parts : str
+        Checks of its parts (`castore.blobs.parts`); empty where it has one part, or too many.
     """
 
     digest: str
     generation: int
     length: int
+    parts: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
@@ -50,6 +64,10 @@ class Payload(Protocol):
 
     digest: str
     length: int
+
+    @property
+    def parts(self) -> str:
+        """Return the checks of its parts."""
 
     def store(self, backend: Backend, name: str) -> None:
         """Put the bytes as `name`; may be called again with another name."""
@@ -66,6 +84,11 @@ class Bytes:
         self.digest = hexdigest(pieces, algorithm)
         self.length = sum(memoryview(piece).nbytes for piece in pieces)
 
+    @cached_property
+    def parts(self) -> str:
+        """Return the checks of its parts."""
+        return parts.of(self.pieces) if self.length > parts.PART_NBYTES else ""
+
     def store(self, backend: Backend, name: str) -> None:
         """Put the bytes as `name`."""
         backend.put(name, self.pieces)
@@ -78,9 +101,10 @@ class Bytes:
 class Streamed:
     """A payload that was written before its digest was known."""
 
-    def __init__(self, upload: Upload, digest: str, length: int) -> None:
+    def __init__(self, upload: Upload, digest: str, length: int, parts: str = "") -> None:
         self.digest = digest
         self.length = length
+        self.parts = parts
         self._upload = upload
         self._named = False
 
@@ -111,7 +135,7 @@ def distrust(backend: Backend, ref: BlobRef) -> None:
 
 def put(backend: Backend, payload: Payload, generation: int = 0) -> tuple[BlobRef, int]:
     """Store `payload` unless it is there; return its name and how many bytes were written."""
-    ref = BlobRef(payload.digest, generation, payload.length)
+    ref = BlobRef(payload.digest, generation, payload.length, payload.parts)
     seen = backend.stat(ref.name)
     identity = (backend.url, ref.name)
     if seen is not None and seen.size == ref.length and identity not in _distrusted:
@@ -136,6 +160,13 @@ def map_blob(backend: Backend, ref: BlobRef, *, copy: bool = False) -> NDArray[n
         msg = f"{backend.url}: blob {ref.name} is missing or is not {ref.length:,} bytes long"
         raise DamagedError(msg)
     return data
+
+
+def is_intact(data: NDArray[np.uint8], ref: BlobRef, algorithm: str) -> bool:
+    """Tell whether `data`, the bytes found under a blob's name, are the blob's."""
+    if ref.parts:
+        return len(data) == ref.length and parts.are_intact(data, ref.parts)
+    return hexdigest([data], algorithm) == ref.digest
 
 
 def condemned(backend: Backend, refs: Iterable[BlobRef]) -> set[str]:

@@ -16,18 +16,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from castore.digest import check64
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-__all__ = ["GROUP_NBYTES", "RowChecks", "Shard", "checks", "rows_per_group"]
+__all__ = ["GROUP_NBYTES", "Shard", "checks", "rows_per_group"]
 
 #: Target size of a row group in bytes.
 GROUP_NBYTES = 65536
@@ -90,35 +85,3 @@ def checks(data: NDArray[np.uint8], row_nbytes: int) -> NDArray[np.uint64]:
     view = memoryview(data)
     found = [check64(view[start : start + step]) for start in range(0, len(view), step)]
     return np.array(found, "<u8")
-
-
-class RowChecks:
-    """Row checks of rows that arrive in pieces."""
-
-    def __init__(self, row_nbytes: int) -> None:
-        self._step = rows_per_group(row_nbytes) * row_nbytes
-        self._checks: list[int] = []
-        self._group = xxhash.xxh3_64()
-        self._missing = self._step
-
-    def update(self, data: Buffer) -> None:
-        """Take in the next bytes."""
-        rest = memoryview(data).cast("B")
-        while rest:
-            piece = rest[: self._missing]
-            self._group.update(piece)
-            self._missing -= len(piece)
-            rest = rest[len(piece) :]
-            if not self._missing:
-                self._close()
-
-    def finish(self) -> NDArray[np.uint64]:
-        """Return the checks, the last and possibly short group's included."""
-        if self._missing < self._step:
-            self._close()
-        return np.array(self._checks, "<u8")
-
-    def _close(self) -> None:
-        self._checks.append(self._group.intdigest())
-        self._group.reset()
-        self._missing = self._step

@@ -14,8 +14,10 @@ from castore import arrays, digest
 from castore.arrays import AnyArray
 from castore.backend import mapping
 from castore.backend.base import Upload
-from castore.blobs import shard
+from castore.blobs import parts, shard
 from castore.blobs.blob import Bytes, Payload, Streamed
+from castore.blobs.parts import Checks
+from castore.blobs.shard import rows_per_group
 from castore.canonical import Json
 from castore.errors import BackendError, StoreError
 from castore.table.column import CHECKS, GROUP_METADATA, ROWS, Column
@@ -103,7 +105,9 @@ class RowStream:
         self._like = Column.of("", first)
         self._upload = upload
         self._digest = digest.hasher(algorithm)
-        self._checks = shard.RowChecks(max(1, self._like.row_nbytes))
+        self._parts = Checks(parts.PART_NBYTES)
+        row_nbytes = max(1, self._like.row_nbytes)
+        self._checks = Checks(rows_per_group(row_nbytes) * row_nbytes)
 
     def fits(self, batch: AnyArray) -> bool:
         """Tell whether `batch` continues the column."""
@@ -115,6 +119,7 @@ class RowStream:
         data = arrays.raw(batch)
         self._upload.write(data)
         self._digest.update(data)
+        self._parts.update(data)
         self._checks.update(data)
         self.rows += len(batch)
 
@@ -123,8 +128,11 @@ class RowStream:
         column = self.column("")
         self._upload.write(column.tail())
         self._digest.update(column.tail())
+        self._parts.update(column.tail())
         self.checks = self._checks.finish()
-        self.payload = Streamed(self._upload, self._digest.hexdigest(), column.chunk_nbytes)
+        checks = parts.spelled(self._parts.finish())
+        found = self._digest.hexdigest()
+        self.payload = Streamed(self._upload, found, column.chunk_nbytes, checks)
 
     def column(self, name: str) -> Column:
         """Describe the rows so far as column `name`."""

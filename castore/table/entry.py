@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from castore.arrays import AnyArray
 from castore.backend.base import Backend
-from castore.blobs import blob, layout, shard
+from castore.blobs import blob, layout
 from castore.blobs.blob import BlobRef
 from castore.canonical import dumps
 from castore.digest import hexdigest
 from castore.errors import DamagedError
-from castore.table.column import CHECKS, ROWS, Column
+from castore.table.column import ROWS, Column
 from castore.table.manifest import Manifest
 from castore.table.tree import columns_of
 
@@ -130,7 +130,7 @@ class Entry:
         data = self._unchecked(column)
         chunk = self.manifest.chunks.get(column.chunk_key or "")
         if isinstance(chunk, BlobRef):
-            self._check(data, chunk, column)
+            self._check(data, chunk)
         return data
 
     def _unchecked(self, column: Column) -> NDArray[np.uint8]:
@@ -153,28 +153,11 @@ class Entry:
             return np.frombuffer(bytearray(chunk), np.uint8)
         return blob.map_blob(self.backend, chunk, copy=self.copy)
 
-    def _check(self, data: NDArray[np.uint8], ref: BlobRef, column: Column | None = None) -> None:
-        if not self._is_sound(data, ref, column):
+    def _check(self, data: NDArray[np.uint8], ref: BlobRef) -> None:
+        if not blob.is_intact(data, ref, self.manifest.algorithm):
             blob.distrust(self.backend, ref)
             msg = f"{self.backend.url}: blob {ref.name} is damaged (its bytes changed)"
             raise DamagedError(msg)
-
-    def _is_sound(self, data: NDArray[np.uint8], ref: BlobRef, column: Column | None) -> bool:
-        """Check one mapping, whole.
-
-        The blob's own digest where that is xxh3-128, which runs at the speed of memory;
-        cryptographic digests are twenty times slower, so there the row checks are compared,
-        and the tail, which is known from the shape.
-        """
-        algorithm = self.manifest.algorithm
-        checks = f"{CHECKS}/{column.name}/zarr.json" if column else ""
-        if column is None or algorithm == "xxh3-128" or checks not in self.manifest.metadata:
-            return hexdigest([data], algorithm) == ref.digest
-        stored = self._column(f"{CHECKS}/{column.name}")
-        rows = shard.checks(data[: column.nbytes], column.row_nbytes)
-        return data[column.nbytes :].tobytes() == column.tail() and np.array_equal(
-            stored.view(self._value(stored)), rows
-        )
 
 
 def find_entry(backend: Backend, table: str, key: str, *, copy: bool = False) -> Entry | None:

@@ -170,7 +170,8 @@ def _content(chunk: Chunk) -> Json:
 def _chunk_document(chunk: Chunk) -> Json:
     if isinstance(chunk, bytes):
         return {"inline": base64.b64encode(chunk).decode()}
-    return {"digest": chunk.digest, "generation": chunk.generation, "length": chunk.length}
+    document = {"digest": chunk.digest, "generation": chunk.generation, "length": chunk.length}
+    return {**document, "parts": chunk.parts} if chunk.parts else document
 
 
 def _chunk(document: Json) -> Chunk:
@@ -183,7 +184,8 @@ def _chunk(document: Json) -> Chunk:
     if not _DIGEST.fullmatch(digest):
         msg = f"no digest: {digest:.80}"
         raise ValueError(msg)
-    return BlobRef(digest, _count(document["generation"]), _count(document["length"]))
+    parts = _of(document.get("parts", ""), str)
+    return BlobRef(digest, _count(document["generation"]), _count(document["length"]), parts)
 
 
 def _of(value: Any, kind: type[_T]) -> _T:

@@ -127,7 +127,7 @@ class Writer:
         chunks: dict[str, Chunk] = dict(inline)
         for key, payload in draft.payloads.items():
             if key not in inline:
-                chunks[key] = BlobRef(payload.digest, 0, payload.length)
+                chunks[key] = BlobRef(payload.digest, 0, payload.length, payload.parts)
                 if key not in large:
                     stored += blob.put(self._backend, payload)[1]
         manifest = Manifest(

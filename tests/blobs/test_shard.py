@@ -18,7 +18,8 @@ from hypothesis.extra import numpy as hnp
 from zarr.core.buffer import default_buffer_prototype
 
 from castore import arrays
-from castore.blobs.shard import GROUP_NBYTES, RowChecks, Shard, checks, rows_per_group
+from castore.blobs.parts import Checks
+from castore.blobs.shard import GROUP_NBYTES, Shard, checks, rows_per_group
 from castore.canonical import dumps
 from castore.table.column import Column
 
@@ -196,7 +197,7 @@ def test_row_checks_do_not_depend_on_the_pieces(rows, row_nbytes, cuts):
     """Rows that arrive in pieces of any length have the checks they have as a whole."""
     data = bits(np.dtype("u1"), (rows * row_nbytes,))
     ends = [0, *sorted(int(cut * data.size) for cut in cuts), data.size]
-    running = RowChecks(row_nbytes)
+    running = Checks(rows_per_group(row_nbytes) * row_nbytes)
     for start, end in itertools.pairwise(ends):
         running.update(data[start:end])
     found = running.finish()
@@ -206,7 +207,7 @@ def test_row_checks_do_not_depend_on_the_pieces(rows, row_nbytes, cuts):
 
 def test_row_checks_take_any_buffer():
     """A batch counts by its bytes, whatever its item size."""
-    running = RowChecks(8)
+    running = Checks(rows_per_group(8) * 8)
     running.update(np.arange(3, dtype="<f8"))
     running.update(np.arange(3, 5, dtype="<f8").tobytes())
     assert running.finish().tolist() == checks(arrays.raw(np.arange(5.0)), 8).tolist()
