@@ -44,7 +44,7 @@ docs: .venv/.docs types ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 clean: ## remove all that make has made
-	rm -rf .venv .venv-core build dist site *.egg-info .coverage .coverage.*
+	rm -rf .venv .venv-core build dist site demo-output bench-output *.egg-info .coverage .coverage.*
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # Type checkers and mkdocstrings read files, so they are shown the installed shape as links.
