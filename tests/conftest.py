@@ -6,7 +6,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
+
+# Shared machines pause; how long an example takes says nothing about whether it is right.
+hypothesis.settings.register_profile("castore", deadline=None)
+hypothesis.settings.load_profile("castore")
 
 
 def _import_torchvision() -> Any:

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.powercut
 
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 ROWS = np.arange(5000)
+#: Where systems keep the tools of root, which a user's own path may leave out.
+TOOLS = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 class Disk:
@@ -53,7 +55,8 @@ class Disk:
 
     @staticmethod
     def _run(*command):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "PATH": TOOLS}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             pytest.skip(f"{command[0]} does not work here: {done.stderr.strip()}")
 
@@ -61,7 +64,7 @@ class Disk:
 @pytest.fixture(params=["ext4", "xfs"])
 def disk(tmp_path, request):
     """Make a disk; needs root, loop devices and the file system's tools."""
-    if os.geteuid() != 0 or not shutil.which(f"mkfs.{request.param}"):
+    if os.geteuid() != 0 or not shutil.which(f"mkfs.{request.param}", path=TOOLS):
         pytest.skip(f"needs root and mkfs.{request.param}")
     made = Disk(tmp_path, request.param)
     yield made
