@@ -2,13 +2,46 @@
 
 castore keeps what machine-learning code computes about samples in one content-addressed store
 on Zarr v3. See `castore.open` and `castore.store.Store.get_or_compute`.
+
+Names are loaded when first used, so that a program that may never open a store does not wait
+for one. Source: https://scientific-python.org/specs/spec-0001/
 """
 
-from castore import errors
-from castore.identity.model import hash_model
-from castore.identity.request import as_row_indices as indices
-from castore.opening import init, open  # noqa: A004  castore.open, as the builtin opens files
-from castore.store import Store
+from typing import TYPE_CHECKING, Any
+
 from castore.version import __version__
 
+if TYPE_CHECKING:
+    from castore import errors
+    from castore.identity.model import hash_model
+    from castore.identity.request import as_row_indices as indices
+    from castore.opening import init, open  # noqa: A004  castore.open, as the builtin opens files
+    from castore.store import Store
+
 __all__ = ["Store", "__version__", "errors", "hash_model", "indices", "init", "open"]
+
+_HOMES = {
+    "Store": ("castore.store", "Store"),
+    "errors": ("castore.errors", None),
+    "hash_model": ("castore.identity.model", "hash_model"),
+    "indices": ("castore.identity.request", "as_row_indices"),
+    "init": ("castore.opening", "init"),
+    "open": ("castore.opening", "open"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module 'castore' has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    module, attribute = _HOMES[name]
+    found = import_module(module)
+    value = found if attribute is None else getattr(found, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
