@@ -134,8 +134,11 @@ def distrust(backend: Backend, ref: BlobRef) -> None:
 
 
 def put(backend: Backend, payload: Payload, generation: int = 0) -> tuple[BlobRef, int]:
-    """Store `payload` unless it is there; return its name and how many bytes were written."""
-    ref = BlobRef(payload.digest, generation, payload.length, payload.parts)
+    """Store `payload` unless it is there; return its name and how many bytes were written.
+
+    The checks of its parts are not asked for: they can wait until the bytes are on their way.
+    """
+    ref = BlobRef(payload.digest, generation, payload.length)
     seen = backend.stat(ref.name)
     identity = (backend.url, ref.name)
     if seen is not None and seen.size == ref.length and identity not in _distrusted:

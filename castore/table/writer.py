@@ -190,8 +190,8 @@ class Writer:
             for key, chunk in own.chunks.items():
                 if isinstance(chunk, BlobRef) and chunk.name in forbidden:
                     generation = chunk.generation + 1
-                    chunks[key], written = blob.put(self._backend, payloads[key], generation)
-                    stored += written
+                    chunks[key] = replace(chunk, generation=generation)
+                    stored += blob.put(self._backend, payloads[key], generation)[1]
             own = standing = replace(own, chunks=chunks, nonce=os.urandom(16).hex())
             self._backend.put(own.name, [own.to_bytes()])
         msg = (
