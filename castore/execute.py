@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,12 +10,15 @@ from typing import Any
 
 from castore.errors import ResultError
 from castore.guard import undisturbed
+from castore.identity.captures import capture
 from castore.identity.model import hash_model
 from castore.identity.request import Request
 from castore.progress import Progress, shown
 from castore.table.result import Result, Sink, collect
 
 __all__ = ["Outcome", "check_rows", "execute"]
+
+_log = logging.getLogger("castore")
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,27 @@ def execute(
             returned = call(loader)
             result = collect(returned, request.rows, function.name, replace(sink, on_rows=update))
         elapsed = time.perf_counter_ns() - start
+    if plan:
+        _tell_changes(request, call)
     if plan and plan.reading and not plan.reading.drawn:
         return Outcome(result, elapsed, _UNREAD.format(function.name))
     after = [hash_model(model) for model in function.models]
     return Outcome(result, elapsed, "" if before == after else _CHANGED.format(function.name))
+
+
+def _tell_changes(request: Request, call: Callable[[Any], Any]) -> None:
+    """Log what the function captures and changed itself: the next call has another key."""
+    before = request.function.derivation["captured"]
+    after = capture(call, request.plan.loader if request.plan else None).values
+    changed = sorted(path for path in before if after.get(path) != before[path])
+    if changed:
+        _log.warning(
+            "%s changed what it captures while it ran (%s), so its next call has another key; "
+            "a counter or a log can be left out: ignore=%r",
+            request.function.name,
+            ", ".join(changed),
+            tuple(changed),
+        )
 
 
 def check_rows(result: Result, request: Request, rowwise: bool | str) -> None:

@@ -363,3 +363,19 @@ def test_a_damaged_entry_can_be_deleted(store, tmp_path):
     removed = store.delete(info.key[:8])
     assert (removed.key, removed.table, removed.suffix) == (info.key, info.table, "")
     assert not manifest.exists()
+
+
+def test_a_function_that_changes_what_it_captures_is_told(store, caplog):
+    """A counter among the captured values makes each call a new key; the log says so."""
+    calls = []
+
+    def count(loader):
+        calls.append(1)
+        return np.asarray(loader)
+
+    with caplog.at_level(logging.WARNING, "castore"):
+        store.get_or_compute(ROWS, count, "n", model=None)
+    assert "ignore=('fn.calls',)" in caplog.text
+    for _ in range(2):
+        store.get_or_compute(ROWS, count, "n", model=None, ignore=("fn.calls",))
+    assert len(calls) == 2
