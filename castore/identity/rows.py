@@ -26,10 +26,10 @@ RowIds = NDArray[np.uint8]
 
 def from_integers(source: str, names: NDArray[np.int64]) -> RowIds:
     """Return the row ids of integer `names`, int64 (n,), under the digest `source`."""
-    keys = np.array([int(source[:16], 16), int(source[16:], 16)], np.uint64)
-    halves = np.bitwise_xor(names.view(np.uint64)[:, None], keys)
+    keys = np.array([[int(source[:16], 16)], [int(source[16:], 16)]], np.uint64)
+    halves = np.bitwise_xor(names.view(np.uint64), keys)
     _mix(halves)
-    return halves.astype("<u8", copy=False).view(np.uint8)
+    return np.ascontiguousarray(halves.T, "<u8").view(np.uint8)
 
 
 def _mix(x: NDArray[np.uint64]) -> None:
