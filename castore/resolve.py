@@ -147,8 +147,8 @@ class Resolver:
             return known[1]
         entry = find_entry(self.backend, table, key, copy=self.copy)
         if entry is not None:
-            while len(self._known) >= _REMEMBERED:
-                self._known.pop(next(iter(self._known)), None)
+            for name in list(self._known)[: len(self._known) + 1 - _REMEMBERED]:
+                self._known.pop(name, None)  # the oldest; other threads may be here too
             self._known[seen.name] = (seen.tag, entry)
         return entry
 

@@ -379,3 +379,14 @@ def test_a_function_that_changes_what_it_captures_is_told(store, caplog):
     for _ in range(2):
         store.get_or_compute(ROWS, count, "n", model=None, ignore=("fn.calls",))
     assert len(calls) == 2
+
+
+def test_a_store_remembers_a_bounded_number_of_manifests(store):
+    """However many entries are read, few manifests stay in memory, and each still hits."""
+    for n in range(40):
+        store.put(ROWS, ROWS + n, f"s{n}")
+    for n in (*range(40), 39, 0):
+        assert store.get(ROWS, suffix=f"s{n}")[0, 0] == n
+    assert len(store._resolver._known) == 32
+    store.put(ROWS, -ROWS, "s39")
+    assert np.array_equal(store.get(ROWS, suffix="s39"), -ROWS)
