@@ -147,7 +147,7 @@ class Resolver:
             return known[1]
         entry = find_entry(self.backend, table, key, copy=self.copy)
         if entry is not None:
-            for name in list(self._known)[: len(self._known) + 1 - _REMEMBERED]:
+            for name in list(self._known)[: max(0, len(self._known) + 1 - _REMEMBERED)]:
                 self._known.pop(name, None)  # the oldest; other threads may be here too
             self._known[seen.name] = (seen.tag, entry)
         return entry
