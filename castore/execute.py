@@ -42,14 +42,17 @@ class Outcome:
 
 def execute(
     request: Request, call: Callable[[Any], Any], sink: Sink, progress: Progress = None
-) -> Outcome:
+) -> Outcome | ResultError:
     """Run `call` over the request's loader, or its twin.
+
+    Returns
+    -------
+    Outcome or ResultError
+        The error, if what it returned cannot be kept: returned, so that it is not taken for one
+        that `call` raises.
 
     Raises
     ------
-    ResultError
-        If what it returned cannot be kept; ``.result`` has it. What it yielded before it went
-        wrong is there too.
     BaseException
         Whatever `call` raises.
     """
@@ -62,7 +65,11 @@ def execute(
         start = time.perf_counter_ns()
         with undisturbed(function.models, loader):
             returned = call(loader)
-            result = collect(returned, request.rows, function.name, replace(sink, on_rows=update))
+            try:
+                sink = replace(sink, on_rows=update)
+                result = collect(returned, request.rows, function.name, sink)
+            except ResultError as refusal:
+                return refusal
         elapsed = time.perf_counter_ns() - start
     if plan:
         _tell_changes(request, call)

@@ -97,9 +97,9 @@ class Resolver:
                 raise
             self._warn(error)
             return self._run_uncached(call, loader, options)
-        return (
-            found.value if isinstance(found, Hit) else self._compute(request, call, found, options)
-        )
+        if isinstance(found, Hit):
+            return found.value
+        return self._compute(request, call, found, options)
 
     def _found(self, request: Request, options: Options) -> Hit | Miss:
         if options.force or self.mode == "refresh":
@@ -115,6 +115,7 @@ class Resolver:
         try:
             with contextlib.suppress(DamagedError):
                 return self._find(request, options)
+            self._known.clear()
             return self._find(request, options)
         except DamagedError as error:
             _log.warning("%s: %s; computing it again", request.function.name, error)
@@ -166,14 +167,12 @@ class Resolver:
         _log.info("miss %s (%s)", request.function.name, miss.reason)
         writer = self._writer(request)
         with contextlib.ExitStack() as uploads:
-            try:
-                sink = self._sink(writer, uploads)
-                outcome = execute(request, call, sink, options.progress)
-            except ResultError as error:
-                if not self.lenient or error.partial:
-                    raise
-                self._warn(error)
-                return error.result
+            outcome = execute(request, call, self._sink(writer, uploads), options.progress)
+            if isinstance(outcome, ResultError):
+                if not self.lenient or outcome.partial:
+                    raise outcome
+                self._warn(outcome)
+                return outcome.result
             value = _value(outcome, options)
             try:
                 check_rows(outcome.result, request, options.rowwise)

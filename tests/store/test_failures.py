@@ -378,3 +378,18 @@ def test_a_read_only_store_is_no_place_for_init(tmp_path):
     """``init`` on a store opened read-only is refused."""
     with pytest.raises(ReadOnlyError, match='mode="ro"'):
         castore.open(tmp_path, mode="ro").init()
+
+
+@pytest.mark.parametrize("on_error", ["raise", "compute"])
+def test_errors_of_a_nested_store_are_the_functions_own(tmp_path, on_error):
+    """What another store raises within the function propagates, whatever this store forgives."""
+    inner = castore.open(tmp_path / "inner")
+    outer = castore.open(tmp_path / "outer", on_error=on_error)
+
+    def nested(loader):
+        return inner.get_or_compute(loader, lambda _: None, "inner", model=None)
+
+    with pytest.raises(ResultError, match="returned None") as raised:
+        outer.get_or_compute(ROWS, nested, "outer", model=None)
+    assert raised.value.result is None
+    assert outer.stats().uncached == {}
