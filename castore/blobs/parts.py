@@ -6,6 +6,7 @@ manifest also keeps the xxh3-64 of every 4 MiB, whatever digest names the blob.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Iterable
@@ -83,29 +84,23 @@ def are_intact(data: NDArray[np.uint8], parts: str) -> bool:
     count = -(-len(data) // PART_NBYTES)
     if len(parts) != 16 * count:
         return False
-    workers = min(_processors(), _MOST_THREADS, count // 2)
-    bounds = [count * worker // workers for worker in range(workers + 1)]
-    found = [False] * workers
+    found = [False] * count
+    turns = itertools.count()  # whoever is free takes the next part; a late thread takes fewer
 
-    def check(worker: int) -> None:
-        found[worker] = _are(data, parts, bounds[worker], bounds[worker + 1])
+    def check() -> None:
+        view = memoryview(data)
+        while (part := next(turns)) < count:
+            value = check64(view[part * PART_NBYTES : (part + 1) * PART_NBYTES])
+            found[part] = f"{value:016x}" == parts[16 * part : 16 * part + 16]
 
-    threads = [threading.Thread(target=check, args=(worker,)) for worker in range(1, workers)]
+    helpers = min(_processors(), _MOST_THREADS, count // 2) - 1
+    threads = [threading.Thread(target=check) for _ in range(helpers)]
     for thread in threads:
         thread.start()
-    check(0)
+    check()
     for thread in threads:
         thread.join()
     return all(found)
-
-
-def _are(data: NDArray[np.uint8], parts: str, first: int, last: int) -> bool:
-    view = memoryview(data)
-    return all(
-        f"{check64(view[part * PART_NBYTES : (part + 1) * PART_NBYTES]):016x}"
-        == parts[16 * part : 16 * part + 16]
-        for part in range(first, last)
-    )
 
 
 @cache
