@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from castore.errors import ResultError
+from castore.errors import FingerprintError, ResultError
 from castore.guard import undisturbed
 from castore.identity.captures import capture
 from castore.identity.model import hash_model
@@ -75,14 +75,25 @@ def execute(
         _tell_changes(request, call)
     if plan and plan.reading and not plan.reading.drawn:
         return Outcome(result, elapsed, _UNREAD.format(function.name))
-    after = [hash_model(model) for model in function.models]
-    return Outcome(result, elapsed, "" if before == after else _CHANGED.format(function.name))
+    same = _still_hash_to(before, function.models)
+    return Outcome(result, elapsed, "" if same else _CHANGED.format(function.name))
+
+
+def _still_hash_to(before: list[str], models: list[Any]) -> bool:
+    """Tell whether the models are as they were; one that has no digest any more is not."""
+    try:
+        return [hash_model(model) for model in models] == before
+    except FingerprintError:
+        return False
 
 
 def _tell_changes(request: Request, call: Callable[[Any], Any]) -> None:
     """Log what the function captures and changed itself: the next call has another key."""
     before = request.function.derivation["captured"]
-    after = capture(call, request.plan.loader if request.plan else None).values
+    try:
+        after = capture(call, request.plan.loader if request.plan else None).values
+    except FingerprintError:  # told when the next call is identified; this one has its result
+        return
     changed = sorted(path for path in before if after.get(path) != before[path])
     if changed:
         _log.warning(

@@ -215,3 +215,18 @@ def test_nothing_of_torch_is_imported_by_the_store():
         "assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_model_that_loses_its_values_loses_no_result(store):
+    """A function that leaves its model without values still returns what it computed."""
+    model = Network().eval()
+
+    def extract(given):
+        features = torch.cat([images.flatten(1) for (images,) in given])
+        model.to("meta")
+        return features
+
+    with pytest.warns(CastoreWarning, match="changed the model"):
+        value = store.get_or_compute(loader(), extract, "net")
+    assert value.shape == (100, 192)
+    assert list(store.entries()) == []
