@@ -13,20 +13,39 @@ from castore.version import __version__
 
 if TYPE_CHECKING:
     from castore import errors
+    from castore.identity.files import file, file_ids
+    from castore.identity.fingerprint import fingerprint
+    from castore.identity.loader import indices
     from castore.identity.model import hash_model
-    from castore.identity.request import as_row_indices as indices
+    from castore.identity.protocols import register_fingerprint
     from castore.opening import init, open  # noqa: A004  castore.open, as the builtin opens files
     from castore.store import Store
 
-__all__ = ["Store", "__version__", "errors", "hash_model", "indices", "init", "open"]
+__all__ = [
+    "Store",
+    "__version__",
+    "errors",
+    "file",
+    "file_ids",
+    "fingerprint",
+    "hash_model",
+    "indices",
+    "init",
+    "open",
+    "register_fingerprint",
+]
 
 _HOMES = {
     "Store": ("castore.store", "Store"),
     "errors": ("castore.errors", None),
+    "file": ("castore.identity.files", "file"),
+    "file_ids": ("castore.identity.files", "file_ids"),
+    "fingerprint": ("castore.identity.fingerprint", "fingerprint"),
     "hash_model": ("castore.identity.model", "hash_model"),
-    "indices": ("castore.identity.request", "as_row_indices"),
+    "indices": ("castore.identity.loader", "indices"),
     "init": ("castore.opening", "init"),
     "open": ("castore.opening", "open"),
+    "register_fingerprint": ("castore.identity.protocols", "register_fingerprint"),
 }
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "EntryInfo",
     "TableInfo",
     "Usage",
+    "created",
     "entry_info",
     "find",
     "remove",
@@ -145,10 +146,15 @@ def scan(backend: Backend, table: str | None = None) -> Iterator[Entry]:
             yield entry
 
 
+def created(entry: Entry) -> float:
+    """Return when `entry` was published, seconds since the epoch by the server's clock."""
+    seen = entry.backend.stat(entry.manifest.name)
+    return seen.modified if seen else math.nan
+
+
 def entry_info(entry: Entry) -> EntryInfo:
     """Describe `entry`."""
     manifest = entry.manifest
-    seen = entry.backend.stat(manifest.name)
     derivation = manifest.derivation.get("table", {})
     columns = {name: f"{column.dtype} {column.shape}" for name, column in entry.columns.items()}
     return EntryInfo(
@@ -158,7 +164,7 @@ def entry_info(entry: Entry) -> EntryInfo:
         rows=manifest.rows,
         columns=columns,
         nbytes=manifest.nbytes,
-        created=seen.modified if seen else math.nan,
+        created=created(entry),
         compute_seconds=manifest.origin.get("compute_ns", 0) / 1e9,
         model=derivation.get("model"),
         version=derivation.get("version"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from castore import arrays
 from castore.identity.model import training_flags
+from castore.identity.randomness import generators_kept
 
 __all__ = ["undisturbed"]
 
@@ -21,39 +21,25 @@ def undisturbed(models: Sequence[Any], loader: Any) -> Iterator[None]:
     too) and the generators that `loader` and its sampler own.
     """
     with contextlib.ExitStack() as stack:
-        _keep_python(stack)
-        _keep_numpy(stack)
-        _keep_torch(stack, loader)
+        stack.enter_context(generators_kept())
+        for generator in _owned_generators(loader):
+            stack.callback(generator.set_state, generator.get_state())
         for model in models:
             stack.callback(_set_training, training_flags(model))
         yield
 
 
-def _keep_python(stack: contextlib.ExitStack) -> None:
-    module = sys.modules.get("random")
-    if module is not None:
-        stack.callback(module.setstate, module.getstate())
-
-
-def _keep_numpy(stack: contextlib.ExitStack) -> None:
-    module = sys.modules.get("numpy.random")
-    if module is not None:
-        stack.callback(module.set_state, module.get_state())
-
-
-def _keep_torch(stack: contextlib.ExitStack, loader: Any) -> None:
+def _owned_generators(loader: Any) -> Iterator[Any]:
+    """Yield the torch generators that a loader and its samplers own, each once."""
     torch = arrays.torch()
     if torch is None:
         return
-    stack.callback(torch.set_rng_state, torch.get_rng_state())
-    if torch.cuda.is_initialized():
-        stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
     batches = getattr(loader, "batch_sampler", None)
     owners = (loader, getattr(loader, "sampler", None), getattr(batches, "sampler", None))
     generators = {id(g): g for o in owners if (g := getattr(o, "generator", None)) is not None}
     for generator in generators.values():
         if isinstance(generator, torch.Generator):
-            stack.callback(generator.set_state, generator.get_state())
+            yield generator
 
 
 def _set_training(flags: Sequence[tuple[Any, bool]]) -> None:

@@ -17,6 +17,7 @@ def open(  # noqa: A001  castore.open, as the builtin opens files
     *,
     mode: Literal["rw", "ro", "off", "refresh"] | None = None,
     on_error: Literal["raise", "compute"] = "raise",
+    identity: Literal["content", "stat"] = "content",
     verify: Literal["mapped", "always"] = "mapped",
 ) -> Store:
     """Open a store; it is made when something is first stored in it.
@@ -36,6 +37,11 @@ def open(  # noqa: A001  castore.open, as the builtin opens files
         ``raise``: trouble known before the function runs is raised before it runs; a result
         that cannot be published is in ``CommitError.result``. ``compute``: any trouble of the
         store's own, refusals included, is warned of once, counted, and the function simply run.
+    identity : {"content", "stat"}
+        What files of datasets are known by. ``content``: what they contain, read once a machine
+        and found again by path, size, times and inode. ``stat``: relative path, size and
+        modification time, for corpora too large to read: a copy that loses its times misses, a
+        file replaced is not served stale.
     verify : {"mapped", "always"}
         ``mapped`` checks every byte of a mapping once, then hands the mapping out: a disk that
         fails later is beyond it. ``always`` reads a copy into memory and checks that.
@@ -50,6 +56,7 @@ def open(  # noqa: A001  castore.open, as the builtin opens files
         normalise(url or settings.url or _default_folder()),
         mode=mode or settings.mode or "rw",
         on_error=on_error,
+        identity=identity,
         verify=verify,
     )
 

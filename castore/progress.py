@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Self, TypeAlias
 
-__all__ = ["Progress", "shown"]
+__all__ = ["Progress", "shown", "shown_if_called"]
 
 #: True, False, None (a bar on a terminal, for work beyond a second), or a function that is
 #: called with the rows done and the rows in all (None where unknown).
@@ -34,6 +34,29 @@ def shown(progress: Progress, label: str, total: int | None) -> Iterator[Callabl
     else:
         with _Bar(label, total, 0.0 if progress else _DELAY) as bar:
             yield bar.update
+
+
+@contextlib.contextmanager
+def shown_if_called(progress: Progress, label: str) -> Iterator[Callable[[int], None]]:
+    """Show how far work is whose extent is unknown, from the first step of it on.
+
+    A function given as `progress` counts rows and hears nothing of this.
+
+    Yields
+    ------
+    callable
+        To be called with the number of steps done so far.
+    """
+    with contextlib.ExitStack() as stack:
+        updates: list[Callable[[int], None]] = []
+
+        def update(done: int) -> None:
+            if not updates:
+                bar = None if callable(progress) else progress
+                updates.append(stack.enter_context(shown(bar, label, None)))
+            updates[0](done)
+
+        yield update
 
 
 def _call(report: Callable[[int, int | None], object], done: int, total: int | None) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from castore import catalog
 from castore.answers import Hit, Miss, Options
 from castore.backend.base import Backend
 from castore.blobs import layout
+from castore.canonical import identify
 from castore.errors import (
     CastoreError,
     CastoreWarning,
@@ -66,15 +68,16 @@ class Resolver:
     lenient: bool
     copy: bool
     _known: dict[str, tuple[object, Entry]] = field(default_factory=dict, repr=False)
+    _probed: set[str] = field(default_factory=set, repr=False)
 
     def answer(
-        self, identify: Callable[[], Request], call: Call, loader: Any, options: Options
+        self, request_of: Callable[[], Request], call: Call, loader: Any, options: Options
     ) -> Any:
         """Return what `call` returns over `loader`, from the store if that is allowed and there.
 
         Parameters
         ----------
-        identify : callable
+        request_of : callable
             Finds out what is asked for; may refuse.
         call : callable
             The function.
@@ -87,9 +90,11 @@ class Resolver:
             self.recorder.add("uncached.off")
             return self._run_uncached(call, loader, options)
         try:
-            request = identify()
+            request = request_of()
             self._announce(request)
             found = self._found(request, options)
+            if isinstance(found, Miss):
+                self._refuse_random(request)
         except ConfigError:
             raise
         except CastoreError as error:
@@ -105,6 +110,13 @@ class Resolver:
         if options.force or self.mode == "refresh":
             return Miss("forced")
         return self.find(request, options)
+
+    def _refuse_random(self, request: Request) -> None:
+        """See, once a source, that its samples are the same each time they are loaded."""
+        sources = {identify("source", source) for source in request.sources}
+        if not sources <= self._probed:
+            request.refuse_random()
+            self._probed.update(sources)
 
     def find(self, request: Request, options: Options) -> Hit | Miss:
         """Answer `request` from the store, every byte checked, or say why not.
@@ -139,6 +151,19 @@ class Resolver:
         Only on a near store, where asking whether it was replaced costs no request. What its
         blobs hold is checked every time.
         """
+        found = self._exact(request)
+        return found if found is not None or not request.any_of else self._similar(request)
+
+    def _similar(self, request: Request) -> Entry | None:
+        """Return the newest entry that differs from `request` in what it ignores only."""
+        entries = [
+            entry
+            for entry in catalog.scan(self.backend, request.function.table)
+            if request.answers(entry.manifest.derivation["entry"])
+        ]
+        return max(entries, key=catalog.created, default=None)
+
+    def _exact(self, request: Request) -> Entry | None:
         table, key = request.function.table, request.key
         seen = self.backend.stat(layout.entry(table, key)) if self.backend.near else None
         if seen is None:

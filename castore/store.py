@@ -13,14 +13,9 @@ from castore.backend.base import Backend
 from castore.backend.open import open_backend
 from castore.catalog import EntryInfo, TableInfo, Usage
 from castore.errors import ConfigError, ReadOnlyError
-from castore.identity.request import (
-    Function,
-    Request,
-    describe_function,
-    identify_inputs,
-    identify_loader,
-)
-from castore.progress import Progress
+from castore.identity.function import describe_function
+from castore.identity.request import Request, identify_inputs, identify_loader
+from castore.progress import Progress, shown_if_called
 from castore.resolve import Resolver
 from castore.stats import Recorder, Stats
 from castore.table.entry import Entry
@@ -28,6 +23,7 @@ from castore.table.writer import initialise, read_format
 
 __all__ = ["Store"]
 
+_IDENTITY = ("content", "stat")
 _ON_ERROR = ("raise", "compute")
 _VERIFY = ("mapped", "always")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -43,10 +39,11 @@ class Store:
     #: A function may hold the store it is cached in; that says nothing about what it computes.
     castore_infrastructure = True
 
-    def __init__(self, url: str, *, mode: str, on_error: str, verify: str) -> None:
+    def __init__(self, url: str, *, mode: str, on_error: str, identity: str, verify: str) -> None:
         for name, value, known in (
             ("mode", mode, config.MODES),
             ("on_error", on_error, _ON_ERROR),
+            ("identity", identity, _IDENTITY),
             ("verify", verify, _VERIFY),
         ):
             if value not in known:
@@ -55,6 +52,7 @@ class Store:
         self.url = url
         self.mode = mode
         self.on_error = on_error
+        self.identity = identity
         self.verify = verify
         self._start()
 
@@ -75,7 +73,7 @@ class Store:
 
     def __getstate__(self) -> dict[str, str]:
         """Return URL and options."""
-        return {n: getattr(self, n) for n in ("url", "mode", "on_error", "verify")}
+        return {n: getattr(self, n) for n in ("url", "mode", "on_error", "identity", "verify")}
 
     def __setstate__(self, state: dict[str, str]) -> None:
         """Open the same place, with counters of its own."""
@@ -118,6 +116,7 @@ class Store:
         dataset_id: str | None = None,
         row_ids: Any = None,
         rowwise: bool | Literal["auto"] = "auto",
+        random: Literal["refuse", "freeze"] = "refuse",
         ignore: Sequence[str] = (),
         force: bool = False,
         returns: Literal["numpy", "torch"] = "numpy",
@@ -136,8 +135,9 @@ class Store:
             are written as they come and returned mapped, so that memory holds one batch.
         suffix : str
             Names what is computed. Without one, the function's code is part of the key.
-        model : "auto", module, list of modules, str or None
-            ``"auto"`` takes the torch modules `fn` captures; a string is a digest.
+        model : "auto", module, list of modules, str, `castore.file` or None
+            ``"auto"`` takes the torch modules `fn` captures; a string is a digest; a file goes by
+            its content.
         params : mapping, optional
             Further values that the result depends on.
         version : str or int, optional
@@ -149,8 +149,14 @@ class Store:
         rowwise : {"auto", True, False}
             True: an error unless every array has one row a sample. False: the result is of the
             whole, whatever its shape.
+        random : {"refuse", "freeze"}
+            Samples that are random (a random transform; a load that moves a global generator or
+            differs from the one before, tried on a miss) are refused, or one draw of them is
+            computed and kept.
         ignore : sequence of str
-            Paths of captured values to leave out of the key, as `info` shows them.
+            Parts of the derivation, as `info` shows them. Of the variant (``"batch_size"``,
+            ``"collate"``): an entry with any value of it answers. Captured values, ``"target"``
+            and ``"path"`` of samples: they are left out of the key.
         force : bool
             Compute, and replace what is there once that succeeded.
         returns : {"numpy", "torch"}
@@ -177,11 +183,10 @@ class Store:
         options = Options(returns, rowwise, progress, force=force)
 
         def identify() -> Request:
-            function = describe_function(
-                fn, suffix, model=model, params=params, version=version,
-                ignore=ignore, loader=loader,
+            return self._request(
+                loader, fn, suffix, progress, model=model, params=params, version=version,
+                ignore=ignore, dataset_id=dataset_id, row_ids=row_ids, random=random,
             )  # fmt: skip
-            return identify_loader(function, loader, dataset_id=dataset_id, row_ids=row_ids)
 
         return self._resolver.answer(identify, fn, loader, options)
 
@@ -254,7 +259,8 @@ class Store:
         default : Any
             Returned on a miss.
         **identity
-            ``model``, ``params``, ``version``, ``ignore``, ``dataset_id``, ``row_ids``.
+            ``model``, ``params``, ``version``, ``ignore``, ``dataset_id``, ``row_ids``,
+            ``random``.
 
         Raises
         ------
@@ -262,7 +268,7 @@ class Store:
             As `get_or_compute` does before the function runs.
         """
         options = Options(returns)
-        request = self._request(loader, fn, suffix, identity)
+        request = self._request(loader, fn, suffix, **identity)
         if self.mode == "off":
             return default
         found = self._resolver.find(request, options)
@@ -297,7 +303,7 @@ class Store:
             As `get_or_compute` does.
         """
         self._check_writable()
-        request = self._request(loader, fn, suffix, identity)
+        request = self._request(loader, fn, suffix, **identity)
         return catalog.entry_info(self._resolver.store(request, value, Options(rowwise=rowwise)))
 
     def info(
@@ -314,7 +320,8 @@ class Store:
         NotFoundError
             If there is none.
         """
-        return catalog.entry_info(self._resolver.entry(self._request(loader, fn, suffix, identity)))
+        request = self._request(loader, fn, suffix, **identity)
+        return catalog.entry_info(self._resolver.entry(request))
 
     def tables(self) -> list[TableInfo]:
         """Describe every table, newest first."""
@@ -365,11 +372,24 @@ class Store:
             msg = f'{self.url} was opened with mode="{self.mode}": open it with mode="rw" to write'
             raise ReadOnlyError(msg)
 
-    def _request(self, loader: Any, fn: Any, suffix: str, identity: Mapping[str, Any]) -> Request:
-        rows = {name: identity[name] for name in ("dataset_id", "row_ids") if name in identity}
-        rest = {name: value for name, value in identity.items() if name not in rows}
-        function: Function = describe_function(fn, suffix, loader=loader, **rest)
-        return identify_loader(function, loader, **rows)
+    def _request(
+        self,
+        loader: Any,
+        fn: Any,
+        suffix: str,
+        progress: Progress = None,
+        *,
+        dataset_id: Any = None,
+        row_ids: Any = None,
+        random: str = "refuse",
+        **rest: Any,
+    ) -> Request:
+        function = describe_function(fn, suffix, loader=loader, **rest)
+        with shown_if_called(progress, f"reading files for {function.name}") as on_file:
+            return identify_loader(
+                function, loader, dataset_id=dataset_id, row_ids=row_ids, random=random,
+                by=self.identity, on_file=on_file,
+            )  # fmt: skip
 
 
 def _cached(store: Store, fn: _F, *, suffix: str, options: Mapping[str, Any]) -> _F:

@@ -21,6 +21,7 @@ _MODULES = {
     "du": "listing",
     "info": "entries",
     "rm": "entries",
+    "digests": "digests",
 }
 
 
@@ -50,7 +51,7 @@ class _Commands(click.Group):
 
 
 _EPILOG = """\b
-Exit codes: 0 done, 1 failed, 2 usage, 10 no store there, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 usage, 3 disagreement, 10 no store there, 130 interrupted.
 Completion: eval "$(_CASTORE_COMPLETE=bash_source castore)"   (or zsh_source)
             _CASTORE_COMPLETE=fish_source castore | source
 """

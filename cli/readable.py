@@ -100,12 +100,6 @@ def _dataclass(content: list[Any]) -> str:
     return f"{_last(content[0])}({fields})"
 
 
-def _transform(content: list[Any]) -> str:
-    kind, parameters, children = content
-    given = [f"{name}={readable(value)}" for name, value in parameters.items()]
-    return f"{_last(kind)}({', '.join([*given, *map(readable, children)])})"
-
-
 _RULES: dict[str, Callable[[Any], str]] = {
     "array": _digested("array"),
     "bytes": _bytes,
@@ -123,6 +117,5 @@ _RULES: dict[str, Callable[[Any], str]] = {
     "slice": _call("slice"),
     "tensor": _digested("tensor"),
     "torch.dtype": lambda content: f"torch.{content}",
-    "transform": _transform,
     "tuple": _tuple,
 }

@@ -1,8 +1,9 @@
 """What a function uses beside its argument: closure cells, defaults, globals, bound objects.
 
 Captured values that can be encoded join the derivation under their path; torch modules are
-the models; what has no rule is listed as *not keyed*. The walk goes through functions,
-classes and objects of the function's own top-level package or ``__main__`` and stops at others.
+the models; what has no rule is listed as *not keyed*. The walk goes through the user's own
+functions, classes and objects by code and attributes, through objects of libraries that castore
+knows by type and attributes, and stops at others.
 
 What is met again is not walked again; that it is the same is a value, ``{"same": path}``: in
 ``[x, y, x]`` and ``[x, y, y]`` the walk finds the same things, and the functions differ.
@@ -10,31 +11,57 @@ What is met again is not walked again; that it is the same is a value, ``{"same"
 
 from __future__ import annotations
 
-import collections
 import enum
 import functools
 import inspect
 import logging
+import sys
 import threading
 import types
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from castore import arrays
 from castore.canonical import Json
 from castore.errors import FingerprintError
-from castore.identity.code import digest_code, global_names
-from castore.identity.model import is_module
-from castore.identity.values import encode, type_name
+from castore.identity.code import digest_code, global_names, imported_names
+from castore.identity.libraries import LIBRARIES, innermost, is_library, package_of, top
+from castore.identity.members import (
+    attributes,
+    attributes_of_module,
+    cells,
+    defaults,
+    function_in,
+    is_special,
+    items,
+    native,
+)
+from castore.identity.protocols import as_whole
+from castore.identity.transforms import is_random, is_transform
+from castore.identity.values import Encoder, type_name
 
-__all__ = ["Captures", "capture"]
+__all__ = ["Captures", "Walk", "capture", "is_module"]
 
 _CONTAINERS = (dict, list, tuple)
 #: What Python keeps slots in, and classes whose attributes are their items.
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _TABLES = (enum.Enum, tuple)
 _LEFT_OUT = (logging.Logger, logging.LoggerAdapter, type(threading.Lock()), type(threading.RLock()))
+#: Where a library's object came from, which says nothing about what it does.
+_PROVENANCE = {
+    "transformers": frozenset(
+        [
+            "_commit_hash",
+            "_name_or_path",
+            "init_inputs",
+            "init_kwargs",
+            "name_or_path",
+            "transformers_version",
+            "vocab_file",
+        ]
+    ),
+}
 
 
 @dataclass
@@ -46,22 +73,28 @@ class Captures:
     values : dict[str, Json]
         Encoded values by path: ``"fn.layer"``, ``"global LAYER"``.
     functions : dict[str, str]
-        Code digests by path, of the function itself and of its own package's it calls;
+        Code digests by path, of the function itself and of the user's that it calls;
         ``"as <path>"`` for one that was found before.
     models : dict[str, Any]
         Torch modules by path.
     not_keyed : dict[str, str]
         Type names by path, of what has no rule.
+    random : dict[str, str]
+        Type names by path, of transforms known to be random.
+    libraries : set[str]
+        Modules of others whose functions, types and objects were met.
     """
 
     values: dict[str, Json] = field(default_factory=dict)
     functions: dict[str, str] = field(default_factory=dict)
     models: dict[str, Any] = field(default_factory=dict)
     not_keyed: dict[str, str] = field(default_factory=dict)
+    random: dict[str, str] = field(default_factory=dict)
+    libraries: set[str] = field(default_factory=set)
 
 
 def capture(fn: Any, loader: object = None) -> Captures:
-    """Walk through `fn`.
+    """Walk through `fn`, and whatever else is of its own top-level package or ``__main__``.
 
     Parameters
     ----------
@@ -70,38 +103,83 @@ def capture(fn: Any, loader: object = None) -> Captures:
     loader : object, optional
         The loader `fn` will be given; where it is captured too it is left out.
     """
-    walk = _Walk(fn, loader)
-    walk.callable(fn, "fn")
+    own = {"__main__", _package_of_script(), package_of(fn)} - {"builtins", None}
+    walk = Walk(own.__contains__, loader)
+    walk.start(fn, "fn")
     return walk.found
 
 
-class _Walk:
-    def __init__(self, fn: Any, loader: object) -> None:
+def is_module(value: object) -> bool:
+    """Tell whether `value` is a torch module."""
+    torch = arrays.torch()
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def _package_of_script() -> str | None:
+    """Return the package of a script run by ``python -m``."""
+    return top(getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None))
+
+
+class Walk:
+    """A walk through functions and objects.
+
+    Parameters
+    ----------
+    own : callable
+        Tells of a top-level package whether it is gone through by its code.
+    loader : object, optional
+        What is left out wherever it is met.
+
+    Attributes
+    ----------
+    found : Captures
+        What was found so far.
+    """
+
+    def __init__(self, own: Callable[[str | None], bool], loader: object = None) -> None:
         self.found = Captures()
-        self._own = {"__main__", _package_of(fn)} - {"builtins", None}
-        self._globals = getattr(_innermost(fn), "__globals__", None)
+        self._own = own
         self._loader = loader
+        self._globals: object = None
+        self._encoder = Encoder(self.name_of)
         self._met: dict[int, tuple[str, Any]] = {}  # holds what it met: ids are used again
 
-    def callable(self, fn: Any, path: str) -> None:
+    def start(self, value: Any, path: str) -> None:
+        """Walk through what a function or object is, then what it holds, under `path`.
+
+        Raises
+        ------
+        FingerprintError
+            If it is nested too deep.
+        """
+        self._globals = getattr(innermost(value), "__globals__", None)
+        try:
+            self._callable(value, path) if callable(value) else self.value(value, path)
+        except RecursionError:
+            msg = f"{path} holds something nested too deep to be described"
+            raise FingerprintError(msg) from None
+
+    def name_of(self, kind: type) -> str:
+        """Return what a type is called: the user's own without their module."""
+        return kind.__qualname__ if self._own(top(kind.__module__)) else type_name(kind)
+
+    def _callable(self, fn: Any, path: str) -> None:
         if isinstance(fn, functools.partial):
-            self.value(fn.func, path) if path != "fn" else self.callable(fn.func, path)
+            self.value(fn.func, path) if path != "fn" else self._callable(fn.func, path)
             for index, value in enumerate(fn.args):
                 self.value(value, f"{path}.args[{index}]")
             for name, value in fn.keywords.items():
                 self.value(value, f"{path}.{name}")
         elif isinstance(fn, types.MethodType):
-            self.callable(fn.__func__, path)
+            self._callable(fn.__func__, path)
             self.value(fn.__self__, "self" if path == "fn" else f"{path}.self")
-        elif isinstance(fn, types.FunctionType):
-            self.function(fn, path)
-        elif is_module(fn):
-            self.found.models[path] = fn
+        elif isinstance(fn, types.FunctionType) and (path == "fn" or self._is_own(fn)):
+            self._function(fn, path)
         else:
             self.value(fn, path)
 
-    def function(self, fn: types.FunctionType, path: str) -> None:
-        held = {**_cells(fn), **_defaults(fn)}
+    def _function(self, fn: types.FunctionType, path: str) -> None:
+        held = {**cells(fn), **defaults(fn)}
         first = self._meet(fn, path)
         if first is not None:
             if first != path:
@@ -114,72 +192,119 @@ class _Walk:
         for name, value in held.items():
             if value is not wrapped:
                 self.value(value, f"{path}.{name}")
+        self._loaded(fn, path)
+        if isinstance(wrapped, types.FunctionType):
+            self._function(wrapped, f"{path}.__wrapped__")
+
+    def _loaded(self, fn: types.FunctionType, path: str) -> None:
+        """Go through what the code of `fn` loads from its module, and from modules there."""
         # Functions of another module of the package have globals of their own under equal names.
         where = "" if fn.__globals__ is self._globals else f"{path}: "
-        for name in global_names(fn.__code__):
-            if name in fn.__globals__:
-                self.value(fn.__globals__[name], f"{where}global {name}")
-        if isinstance(wrapped, types.FunctionType):
-            self.function(wrapped, f"{path}.__wrapped__")
+        found: dict[str, Any] = {}
+        for dotted in global_names(fn.__code__):
+            first, *rest = dotted.split(".")
+            if first not in fn.__globals__:
+                continue
+            name, value = first, fn.__globals__[first]
+            while isinstance(value, types.ModuleType) and rest and hasattr(value, rest[0]):
+                self.found.libraries.add(value.__name__)
+                if is_library(top(value.__name__)):
+                    break
+                name, value = f"{name}.{rest[0]}", getattr(value, rest.pop(0))
+            found[name] = value
+        for name, value in found.items():
+            self.value(value, f"{where}global {name}")
+        for module in imported_names(fn.__code__):
+            self.found.libraries.add(module)
+            if not is_library(top(module)):
+                self.found.not_keyed[f"{where}import {module}"] = "module"
 
     def value(self, value: Any, path: str) -> None:
-        if value is self._loader or self._is_left_out(value):
+        """Go through `value`, held at `path`."""
+        if value is self._loader or _is_left_out(value):
             return
-        if is_module(value):
+        try:
+            whole = as_whole(value)
+        except FingerprintError:
+            self.found.not_keyed[path] = type_name(type(value))
+            return
+        if whole is not None:
+            self.found.values[path] = whole
+        elif is_module(value) and not is_transform(value):
             self.found.models[path] = value
         elif isinstance(value, (types.MethodType, functools.partial)) or (
             isinstance(value, types.FunctionType) and self._is_own(value)
         ):
-            self.callable(value, path)
+            self._callable(value, path)
         elif isinstance(value, types.FunctionType):
+            self.found.libraries.add(value.__module__)
             self.found.values[path] = {"function": f"{value.__module__}.{value.__qualname__}"}
-        elif not isinstance(value, types.ModuleType):
-            self.data(value, path)
+        elif isinstance(value, types.ModuleType):
+            self.found.libraries.add(value.__name__)
+        else:
+            self._data(value, path)
 
-    def data(self, value: Any, path: str) -> None:
+    def _data(self, value: Any, path: str) -> None:
+        self._encoder.kinds.clear()
         try:
-            self.found.values[path] = encode(value, path)
+            self.found.values[path] = self._encoder.encode(value, path)
         except FingerprintError:
-            self.container(value, path)
+            self._container(value, path)
             return
-        if isinstance(value, type):
-            self.kind(value, path)
-        elif self._is_own(value):
-            self.kind(type(value), f"{path}.__class__")
+        for kind in list(self._encoder.kinds):
+            if kind is value:
+                self.kind(kind, path)
+            elif self._is_own(kind):
+                held = "" if kind is type(value) else f"<{kind.__qualname__}>."
+                self.kind(kind, f"{path}.{held}__class__")
+            else:
+                self.found.libraries.add(kind.__module__)
 
-    def container(self, value: Any, path: str) -> None:
+    def _container(self, value: Any, path: str) -> None:
         """Go through what cannot be encoded whole; list what cannot be gone through."""
         first = self._meet(value, path)
         if first is not None:
             if first != path:
                 self.found.values[path] = {"same": first}
             return
-        items = _items(value)
+        held = items(value)
         own = self._is_own(value)
-        if items is None and not (own and hasattr(value, "__dict__")):
+        known = own or top(type(value).__module__) in LIBRARIES
+        if held is None and not (known and _has_attributes(value)):
             self.found.not_keyed[path] = type_name(type(value))
             return
+        if is_random(value):
+            self.found.random[path] = type_name(type(value))
         if type(value) not in _CONTAINERS:
-            self.found.values[f"{path}.__class__"] = encode(type(value))
-        for where, item in (items or {}).items():
+            self.found.values[f"{path}.__class__"] = {"type": self.name_of(type(value))}
+        for where, item in (held or {}).items():
             self.value(item, f"{path}{where}")
         if own:
-            self.object(value, path)
+            self.kind(type(value), f"{path}.__class__")
+        else:
+            self.found.libraries.add(type(value).__module__)
+        if known and type(value) not in _CONTAINERS:
+            self._object(value, path)
         elif getattr(value, "__dict__", None):
             self.found.not_keyed[path] = type_name(type(value))
 
-    def object(self, value: Any, path: str) -> None:
-        """Go through an object of the function's own package: attributes and class."""
-        self.kind(type(value), f"{path}.__class__")
-        for name, item in _attributes(value).items():
-            if name == "__wrapped__" or not _is_special(name):  # Pythons copy unequal sets of names
+    def _object(self, value: Any, path: str) -> None:
+        """Go through the attributes of an object."""
+        ignored = _PROVENANCE.get(top(type(value).__module__) or "", frozenset())
+        if is_module(value):
+            ignored |= attributes_of_module() - {"_modules"}
+        for name, item in attributes(value).items():
+            # Pythons copy unequal sets of special names.
+            if name not in ignored and (name == "__wrapped__" or not is_special(name)):
                 self.value(item, f"{path}.{name}")
-        if self._is_own(type(value)) and _native(type(value)) not in (object, *_CONTAINERS):
+        package = top(type(value).__module__)
+        written = self._own(package) or package in LIBRARIES
+        if written and native(type(value)) not in (object, *_CONTAINERS):
             # A number, text or set holds more than its attributes.
             self.found.not_keyed[path] = type_name(type(value))
 
-    def kind(self, kind: type, path: str) -> None:
-        """Go through what a class and its bases of the function's own package define."""
+    def kind(self, kind: type, path: str, ignored: frozenset[str] = frozenset()) -> None:
+        """Go through what a class and its own bases define, beside the names in `ignored`."""
         bases = [base for base in kind.__mro__ if self._is_own(base)]
         first = self._meet(kind, path) if bases else None
         if first is not None:
@@ -187,20 +312,21 @@ class _Walk:
                 self.found.values[path] = {"same": first}
             return
         for base in bases:
-            where = path if base is kind else f"{path}.{type_name(base)}"
+            where = path if base is kind else f"{path}.{self.name_of(base)}"
             for name, item in vars(base).items():
-                self.defined(item, base, name, f"{where}.{name}")
+                if name not in ignored:
+                    self._defined(item, base, name, f"{where}.{name}")
 
-    def defined(self, item: Any, kind: type, name: str, path: str) -> None:
+    def _defined(self, item: Any, kind: type, name: str, path: str) -> None:
         """Go through an attribute of a class, unless Python or the library put it there."""
-        function = _function_in(item)
+        function = function_in(item)
         if function is not None:
             found = inspect.unwrap(function)
             inner = found if isinstance(found, types.FunctionType) else function
-            own = _top(inner.__globals__.get("__name__")) in self._own
+            own = self._own(top(inner.__globals__.get("__name__")))
             if own and not inner.__code__.co_qualname.startswith("__create_fn__"):  # a dataclass's
-                self.function(function, path)
-        elif not (_is_special(name) or isinstance(item, _SLOTS) or issubclass(kind, _TABLES)):
+                self._function(function, path)
+        elif not (is_special(name) or isinstance(item, _SLOTS) or issubclass(kind, _TABLES)):
             self.value(item, path)
 
     def _meet(self, value: Any, path: str) -> str | None:
@@ -211,90 +337,18 @@ class _Walk:
         return None
 
     def _is_own(self, value: Any) -> bool:
-        return _package_of(value) in self._own
-
-    def _is_left_out(self, value: Any) -> bool:
-        torch = arrays.torch()
-        if torch is not None:
-            grad = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.set_grad_enabled)
-            if isinstance(value, (torch.device, torch.Generator, *grad)):
-                return True
-        infrastructure = getattr(type(value), "castore_infrastructure", False) is True
-        return infrastructure or isinstance(value, _LEFT_OUT)
+        return self._own(package_of(value))
 
 
-def _items(value: Any) -> dict[str, Any] | None:
-    """Return what a container holds by place, None for what is no container to go through."""
-    if isinstance(value, Mapping) and all(isinstance(key, (str, int)) for key in value):
-        items = {f"[{key!r}]": item for key, item in value.items()}
-        if isinstance(value, collections.defaultdict):
-            items[".default_factory"] = value.default_factory
-        return items
-    if isinstance(value, (list, tuple)):
-        return {f"[{index}]": item for index, item in enumerate(value)}
-    return None
+def _has_attributes(value: Any) -> bool:
+    return hasattr(value, "__dict__") or bool(attributes(value))
 
 
-def _attributes(value: Any) -> dict[str, Any]:
-    """Return an object's attributes, of its ``__dict__`` and of slots."""
-    slots = {
-        name: item.__get__(value)
-        for kind in type(value).__mro__
-        for name, item in vars(kind).items()
-        if isinstance(item, types.MemberDescriptorType) and hasattr(value, name)
-    }
-    return {**slots, **getattr(value, "__dict__", {})}
-
-
-def _native(kind: type) -> type:
-    """Return the base that says how objects lie in memory: the first not written in Python."""
-    return next(
-        base
-        for base in kind.__mro__
-        if isinstance(vars(base).get("__new__"), types.BuiltinMethodType)
-    )
-
-
-def _is_special(name: str) -> bool:
-    return name == "_abc_impl" or (name.startswith("__") and name.endswith("__"))
-
-
-def _function_in(item: Any) -> types.FunctionType | None:
-    """Return the function behind a class attribute: a method, a class method, a property."""
-    for name in ("__func__", "fget"):
-        item = getattr(item, name, item)
-    if isinstance(item, functools.cached_property):
-        item = item.func
-    return item if isinstance(item, types.FunctionType) else None
-
-
-def _innermost(fn: Any) -> Any:
-    while isinstance(fn, (functools.partial, types.MethodType)):
-        fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
-    return fn
-
-
-def _package_of(value: Any) -> str | None:
-    return _top(getattr(_innermost(value), "__module__", None) or type(value).__module__)
-
-
-def _top(module: Any) -> str | None:
-    return module.partition(".")[0] if isinstance(module, str) else None
-
-
-def _cells(fn: types.FunctionType) -> dict[str, Any]:
-    found = {}
-    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:  # the enclosing function has not assigned it yet
-            continue
-    return found
-
-
-def _defaults(fn: types.FunctionType) -> dict[str, Any]:
-    code = fn.__code__
-    positional = code.co_varnames[: code.co_argcount]
-    values = fn.__defaults__ or ()
-    found = dict(zip(positional[len(positional) - len(values) :], values, strict=True))
-    return {**found, **(fn.__kwdefaults__ or {})}
+def _is_left_out(value: Any) -> bool:
+    torch = arrays.torch()
+    if torch is not None:
+        grad = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.set_grad_enabled)
+        if isinstance(value, (torch.device, *grad)):
+            return True
+    infrastructure = getattr(type(value), "castore_infrastructure", False) is True
+    return infrastructure or isinstance(value, _LEFT_OUT)

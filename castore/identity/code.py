@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 from castore.canonical import Json, dumps, identify
 from castore.identity.values import encode
 
-__all__ = ["digest_code", "global_names", "name_of"]
+__all__ = ["digest_code", "global_names", "imported_names", "name_of"]
 
 _Node: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -95,9 +95,8 @@ def _parsed(source: str, name: str, flags: int) -> tuple[list[_Node], frozenset[
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
     yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _nested(constant)
+    for inner in _functions_in(code):
+        yield from _nested(inner)
 
 
 def _is_of(node: _Node, code: types.CodeType) -> bool:
@@ -173,13 +172,38 @@ def _code_document(code: types.CodeType) -> Json:
 
 @functools.lru_cache(maxsize=4096)
 def global_names(code: types.CodeType) -> tuple[str, ...]:
-    """Names that `code`, or code nested in it, loads from its module, sorted."""
+    """Names that `code`, or code nested in it, loads from its module, sorted.
+
+    With the attributes loaded from each: ``"config.LAYER"``, ``"np.linalg.norm"``.
+    """
+    found: set[str] = set()
+    chain = ""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            found.add(chain)
+            chain = instruction.argval
+        elif chain and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            chain = f"{chain}.{instruction.argval}"
+        else:
+            found.add(chain)
+            chain = ""
+    for nested in _functions_in(code):
+        found.update(global_names(nested))
+    return tuple(sorted(found - {""}))
+
+
+@functools.lru_cache(maxsize=4096)
+def imported_names(code: types.CodeType) -> tuple[str, ...]:
+    """Modules that `code`, or code nested in it, imports when it runs, sorted."""
     found = {
         instruction.argval
         for instruction in dis.get_instructions(code)
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        if instruction.opname == "IMPORT_NAME"
     }
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            found.update(global_names(constant))
+    for nested in _functions_in(code):
+        found.update(imported_names(nested))
     return tuple(sorted(found))
+
+
+def _functions_in(code: types.CodeType) -> list[types.CodeType]:
+    return [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]

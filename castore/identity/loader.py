@@ -29,12 +29,14 @@ import numpy as np
 from castore import arrays
 from castore.canonical import Json
 from castore.errors import FingerprintError, OrderError
-from castore.identity.captures import capture
-from castore.identity.code import name_of
-from castore.identity.dataset import Indices, as_indices, length_of
+from castore.identity import rows
+from castore.identity.datasets.rules import samples_of
+from castore.identity.datasets.samples import Indices, Terms, as_indices, length_of
+from castore.identity.describe import describe, document_of
+from castore.identity.protocols import add_whole
 from castore.identity.values import encode, type_name
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "indices", "plan"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Plan:
         What about the loader may change a result: batch size, custom collate.
     not_keyed : dict
         What a custom collate captures and castore has no rule for.
+    random : dict
+        Transforms known to be random that a custom collate uses.
     loader : Any
         What the function is given: the loader itself, or its twin.
     reading : Reading or None
@@ -62,6 +66,7 @@ class Plan:
     indices: Indices | None
     variant: dict[str, Json]
     not_keyed: dict[str, str]
+    random: dict[str, str]
     loader: Any
     reading: Reading | None = None
 
@@ -112,12 +117,52 @@ def plan(loader: Any) -> Plan:
     if isinstance(loader, np.ndarray) or arrays.is_tensor(loader) or type(loader) in (list, tuple):
         indices = np.arange(length_of(loader), dtype=np.int64)
         variant = {"batch_size": None, "collate": None, "whole": True}
-        return Plan(loader, indices, variant, {}, loader)
+        return Plan(loader, indices, variant, {}, {}, loader)
     msg = (
         f"{type_name(type(loader))} is no loader castore knows: pass a torch DataLoader, or an "
         "array, tensor, list or tuple of samples"
     )
     raise OrderError(msg)
+
+
+def indices(loader: Any) -> Indices:
+    """Return the dataset indices in the order rows come back, int64 (n,).
+
+    Labels, say, are then ``targets[castore.indices(loader)]``.
+
+    Parameters
+    ----------
+    loader : DataLoader, ndarray, tensor, list or tuple
+        As for `castore.Store.get_or_compute`; it is not iterated.
+
+    Raises
+    ------
+    OrderError
+        If they cannot be known.
+    FingerprintError
+        Of an IterableDataset, which has none.
+    """
+    found = plan(loader)
+    if found.indices is None:
+        msg = "an IterableDataset has no indices"
+        raise FingerprintError(msg)
+    return found.indices
+
+
+@add_whole
+def as_value(loader: Any) -> Json:
+    """Return the document of a loader that a function or an object holds, None if it is none."""
+    torch_data: Any = sys.modules.get("torch.utils.data")
+    if torch_data is None or not isinstance(loader, torch_data.DataLoader):
+        return None
+    found = plan(loader)
+    if found.indices is None:
+        msg = "an IterableDataset cannot be asked for its rows"
+        raise FingerprintError(msg)
+    samples = samples_of(found.dataset, found.indices, Terms(freeze=True))
+    ordered = found.reading is None
+    listed = [len(found.indices), rows.digest_rows(samples.row_ids)]
+    return {"loader": {"ordered": ordered, "rows": listed, "variant": found.variant}}
 
 
 class _Loader:
@@ -130,6 +175,7 @@ class _Loader:
         self.drop_last = loader.drop_last
         self.batches: list[list[int]] | None = None
         self.not_keyed: dict[str, str] = {}
+        self.random: dict[str, str] = {}
 
     def plan(self) -> Plan:
         own = [m for m in ("__iter__", "_get_iterator") if self._overrides(m)]
@@ -141,10 +187,17 @@ class _Loader:
         indices = self._drop(indices, ordered=ordered)
         variant = self._variant()
         if ordered and getattr(self.loader, "in_order", True):
-            return Plan(self.loader.dataset, indices, variant, self.not_keyed, self.loader)
+            return self._planned(indices, variant, self.loader)
         reading = Reading(indices.tolist() if self.batches is None else self.batches)
         twin = self._twin(reading)
-        return Plan(self.loader.dataset, indices, variant, self.not_keyed, twin, reading)
+        return self._planned(indices, variant, twin, reading)
+
+    def _planned(
+        self, indices: Indices | None, variant: dict[str, Json], loader: Any,
+        reading: Reading | None = None,
+    ) -> Plan:  # fmt: skip
+        dataset = self.loader.dataset
+        return Plan(dataset, indices, variant, self.not_keyed, self.random, loader, reading)
 
     def _overrides(self, method: str) -> bool:
         base = self.torch_data.DataLoader
@@ -155,7 +208,7 @@ class _Loader:
         variant["num_workers"] = self.loader.num_workers
         variant["worker_init_fn"] = self._function(self.loader.worker_init_fn, "worker_init_fn")
         variant["drop_last"] = self.drop_last
-        return Plan(self.loader.dataset, None, variant, self.not_keyed, self.loader)
+        return self._planned(None, variant, self.loader)
 
     def _indices(self) -> tuple[Indices, bool]:
         """Return the indices, and whether the loader gives them in that order."""
@@ -219,12 +272,10 @@ class _Loader:
     def _function(self, fn: Any, what: str) -> Json:
         if fn is None:
             return None
-        found = capture(fn, self.loader)
-        self.not_keyed.update({f"{what}: {path}": name for path, name in found.not_keyed.items()})
-        if found.models:
-            msg = f"{what} {name_of(fn)} uses a model ({', '.join(found.models)}): use it in fn"
-            raise FingerprintError(msg)
-        return {"captured": found.values, "functions": found.functions}
+        found = describe({what: fn})
+        self.not_keyed.update(found.not_keyed)
+        self.random.update(found.random)
+        return document_of(found)
 
     def _twin(self, reading: Reading) -> Any:
         """Return a plain DataLoader over fixed rows, with a generator of its own."""

@@ -15,15 +15,11 @@ from castore import arrays
 from castore.canonical import Json, dumps
 from castore.digest import identity_hasher
 from castore.errors import FingerprintError
+from castore.identity.captures import is_module
+from castore.identity.members import attributes_of_module
 from castore.identity.values import encode, type_name
 
 __all__ = ["hash_model", "is_module", "structure", "training_flags", "unwrap"]
-
-
-def is_module(value: object) -> bool:
-    """Tell whether `value` is a torch module."""
-    torch = arrays.torch()
-    return torch is not None and isinstance(value, torch.nn.Module)
 
 
 def unwrap(model: Any) -> Any:
@@ -72,7 +68,7 @@ def hash_model(model: Any) -> str:
 
 def structure(model: Any) -> tuple[Json, list[str]]:
     """Return what `model` is beside its tensors, and the names of attributes without a rule."""
-    owned = _attributes_of_module()
+    owned = attributes_of_module()
     found: dict[str, Json] = {}
     not_keyed: list[str] = []
     for name, module in model.named_modules():
@@ -96,12 +92,6 @@ def structure(model: Any) -> tuple[Json, list[str]]:
 def training_flags(model: Any) -> list[tuple[Any, bool]]:
     """Return every submodule with its training flag, to put back later."""
     return [(module, module.training) for module in model.modules()]
-
-
-def _attributes_of_module() -> frozenset[str]:
-    torch: Any = arrays.torch()
-    # torch.compile marks the module it wraps.
-    return frozenset({*vars(torch.nn.Module()), "_compiled_call_impl", "_is_torch_compile"})
 
 
 def _extra_state(module: Any, name: str) -> Json:

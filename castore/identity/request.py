@@ -2,70 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from castore.canonical import Json, identify
-from castore.errors import ConfigError, FingerprintError
+from castore.errors import ConfigError, FingerprintError, RandomError
 from castore.identity import rows
-from castore.identity.captures import Captures, capture
-from castore.identity.code import name_of
-from castore.identity.dataset import Indices, as_indices, flatten, length_of, samples_of
+from castore.identity.datasets.combined import flatten
+from castore.identity.datasets.rules import samples_of
+from castore.identity.datasets.samples import Samples, Terms, length_of
+from castore.identity.function import Function
 from castore.identity.loader import Plan, plan
-from castore.identity.model import hash_model, is_module, structure, unwrap
+from castore.identity.randomness import moves_or_differs
 from castore.identity.rows import RowIds
 from castore.identity.values import encode
 
-__all__ = [
-    "Function",
-    "Request",
-    "as_row_indices",
-    "describe_function",
-    "identify_inputs",
-    "identify_loader",
-]
+__all__ = ["Request", "identify_inputs", "identify_loader"]
 
-_log = logging.getLogger("castore")
-_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Function:
-    """What is computed: the half of a request that names its table.
-
-    Attributes
-    ----------
-    name : str
-        How messages call it.
-    suffix : str
-        The name the user gave it.
-    table : str
-        Table id: digest of `derivation`.
-    derivation : dict
-        Suffix, version, parameters, captured values, model digest; the code where there is
-        no suffix.
-    recorded : dict
-        What is kept beside for people, and keyed by nobody.
-    models : list
-        The modules found or named, unwrapped.
-    is_modelless : bool
-        Whether a model was looked for and none found.
-    not_keyed : dict
-        Captured things castore has no rule for, with their types.
-    """
-
-    name: str
-    suffix: str
-    table: str
-    derivation: dict[str, Json]
-    recorded: dict[str, Json] = field(default_factory=dict)
-    models: list[Any] = field(default_factory=list)
-    is_modelless: bool = False
-    not_keyed: dict[str, str] = field(default_factory=dict)
+_RANDOM = ("refuse", "freeze")
+_OF_ITEMS = frozenset(["path", "target"])
 
 
 @dataclass(frozen=True)
@@ -90,6 +48,12 @@ class Request:
         What is in no key, of function, loader and dataset.
     by_index : bool
         Whether a vouched dataset's rows are named by their index.
+    frozen : dict
+        Random transforms that are part of the samples because the caller said so.
+    probes : tuple of int
+        Positions of samples, one a source, whose loading may turn out to be random.
+    any_of : frozenset of str
+        Parts of the variant in which an entry may differ and still answer.
     """
 
     function: Function
@@ -100,6 +64,9 @@ class Request:
     plan: Plan | None = None
     not_keyed: dict[str, str] = field(default_factory=dict)
     by_index: bool = False
+    frozen: dict[str, str] = field(default_factory=dict)
+    probes: tuple[int, ...] = ()
+    any_of: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> int | None:
@@ -119,6 +86,12 @@ class Request:
                 f"{name}: rows are named by their index: inserting or sorting samples renumbers "
                 "them; row_ids= gives them names"
             )
+        if self.derivation.get("variant", {}).get("random") == "freeze":
+            held = ", ".join(f"{path} ({kind})" for path, kind in sorted(self.frozen.items()))
+            found.append(
+                f"{name}: random='freeze': one draw of {held or 'whatever is random'} is kept for "
+                "good"
+            )
         return found
 
     def documents(self) -> dict[str, Json]:
@@ -131,91 +104,119 @@ class Request:
             "table": self.function.derivation,
         }
 
+    def answers(self, entry: Mapping[str, Json]) -> bool:
+        """Tell whether an entry of the same table differs in what may be ignored only.
 
-def describe_function(
-    fn: Any,
-    suffix: Any,
-    *,
-    model: Any = "auto",
-    params: Any = None,
-    version: str | int | None = None,
-    ignore: Sequence[str] = (),
-    loader: object = None,
-) -> Function:
-    """Identify what `fn` computes.
+        Parameters
+        ----------
+        entry : mapping
+            The entry's own derivation.
+        """
+        return _without(entry, self.any_of) == _without(self.derivation, self.any_of)
 
-    Raises
-    ------
-    ConfigError
-        If `suffix` is no string, or `ignore` names nothing that `fn` captures.
-    FingerprintError
-        If a parameter or the model cannot be encoded.
-    """
-    if not isinstance(suffix, str):
-        msg = f"suffix is {suffix!r}: give a string that names what is computed"
-        raise ConfigError(msg)
-    if fn is not None and not callable(fn):
-        msg = f"fn is {fn!r:.80}: give a function of the loader"
-        raise ConfigError(msg)
-    if params is not None and not isinstance(params, Mapping):
-        msg = f"params is {params!r:.80}: give a dict of values by name"
-        raise ConfigError(msg)
-    found = capture(fn, loader) if fn is not None else Captures()
-    _ignore(found, ignore)
-    models = _models(found, model)
-    derivation: dict[str, Json] = {
-        "captured": found.values,
-        "format": _FORMAT,
-        "model": _model_digests(models, model),
-        "params": encode(dict(params or {}), "params"),
-        "suffix": suffix,
-        "version": encode(version, "version"),
-    }
-    if not suffix:
-        if fn is None:
-            msg = "without a function there must be a suffix: name what was computed"
-            raise ConfigError(msg)
-        derivation["functions"] = found.functions
-    not_keyed = dict(found.not_keyed)
-    for path, module in models.items():
-        not_keyed.update({f"{path}.{name}": "attribute" for name in structure(unwrap(module))[1]})
-    return Function(
-        name=name_of(fn) if fn is not None else suffix,
-        suffix=suffix,
-        table=identify("table", derivation),
-        derivation=derivation,
-        recorded={"functions": found.functions, "models": sorted(models)},
-        models=[unwrap(module) for module in models.values()],
-        is_modelless=isinstance(model, str) and model == "auto" and fn is not None and not models,
-        not_keyed=not_keyed,
-    )
+    def refuse_random(self) -> None:
+        """Load a sample of each source twice, and see that it is the same.
+
+        Raises
+        ------
+        RandomError
+            If it is not, or loading it moves a global generator.
+        """
+        if self.plan is None or self.plan.indices is None or self.frozen_on_purpose:
+            return
+        dataset, indices = self.plan.dataset, self.plan.indices
+        for probe in self.probes:
+            index = int(indices[probe])
+            why = moves_or_differs(lambda index=index: dataset[index])  # type: ignore[misc]
+            if why is not None:
+                raise RandomError(_IS_RANDOM.format(index, type(dataset).__qualname__, why))
+
+    @property
+    def frozen_on_purpose(self) -> bool:
+        """Whether the caller said that one draw of what is random is to be kept."""
+        return "random" in self.derivation.get("variant", {})
 
 
 def identify_loader(
-    function: Function, loader: Any, *, dataset_id: Any = None, row_ids: Any = None
+    function: Function,
+    loader: Any,
+    *,
+    dataset_id: Any = None,
+    row_ids: Any = None,
+    random: str = "refuse",
+    by: str = "content",
+    on_file: Callable[[int], object] | None = None,
 ) -> Request:
     """Identify `function` over `loader`.
+
+    Parameters
+    ----------
+    function : Function
+        What is computed.
+    loader, dataset_id, row_ids, random
+        As `castore.Store.get_or_compute` has them.
+    by : {"content", "stat"}
+        What files are known by.
+    on_file : callable, optional
+        Called with the number of files read so far.
 
     Raises
     ------
     FingerprintError
         If the samples or their order cannot be known.
     """
+    _check(dataset_id, row_ids, random)
+    found = plan(loader)
+    variant = {**found.variant, "random": "freeze"} if random == "freeze" else found.variant
+    found = replace(found, variant=variant)
+    _refuse_random_collate(found, random)
+    any_of = function.ignored & found.variant.keys()
+    rest = function.ignored - any_of
+    function.refuse_ignored(rest - _OF_ITEMS, [*found.variant, *_OF_ITEMS])
+    if found.indices is None:
+        function.refuse_ignored(rest, [*found.variant])
+        if row_ids is not None:
+            msg = "row_ids cannot name the samples of an IterableDataset: dataset_id= alone does"
+            raise ConfigError(msg)
+        return _iterable(function, found, dataset_id, any_of)
+    names = None if row_ids is None else _picked(row_ids, found)
+    terms = Terms(by, rest, random == "freeze", on_file)
+    samples = samples_of(found.dataset, found.indices, terms, dataset_id, names)
+    return _request(function, found, samples, any_of)
+
+
+def identify_inputs(function: Function, inputs: Mapping[str, Any]) -> Request:
+    """Identify `function` of `inputs`, which belong to no loader."""
+    function.refuse_ignored(function.ignored)
+    encoded = {name: encode(value, f"inputs[{name!r}]") for name, value in inputs.items()}
+    derivation = {"inputs": encoded, "table": function.table}
+    key = identify("key", derivation)
+    return Request(function, key, derivation, not_keyed=function.not_keyed)
+
+
+def _check(dataset_id: Any, row_ids: Any, random: Any) -> None:
     if row_ids is not None and dataset_id is None:
         msg = "row_ids name rows within a dataset: give dataset_id= too"
         raise ConfigError(msg)
     if dataset_id is not None and not (isinstance(dataset_id, str) and dataset_id):
         msg = f"dataset_id is {dataset_id!r}: give a string such as 'isic-2020@3'"
         raise ConfigError(msg)
-    found = plan(loader)
-    if found.indices is None:
-        if row_ids is not None:
-            msg = "row_ids cannot name the samples of an IterableDataset: dataset_id= alone does"
-            raise ConfigError(msg)
-        return _iterable(function, found, dataset_id)
-    flat, indices = flatten(found.dataset, found.indices)
-    names = None if row_ids is None else _picked(row_ids, found, flat, indices)
-    samples = samples_of(flat, indices, dataset_id, names)
+    if random not in _RANDOM:
+        msg = f"random={random!r}: choose {' or '.join(_RANDOM)}"
+        raise ConfigError(msg)
+
+
+def _refuse_random_collate(found: Plan, random: str) -> None:
+    for path, kind in found.random.items():
+        if random == "refuse":
+            msg = (
+                f"{path} holds {kind.rpartition('.')[2]}, which is random: a stored result would "
+                "freeze one draw of it; draw in fn, or say random='freeze'"
+            )
+            raise RandomError(msg)
+
+
+def _request(function: Function, found: Plan, samples: Samples, any_of: frozenset[str]) -> Request:
     derivation = {
         "rows": [len(samples.row_ids), rows.digest_rows(samples.row_ids)],
         "table": function.table,
@@ -226,49 +227,57 @@ def identify_loader(
         identify("key", derivation),
         derivation,
         samples.row_ids,
-        [samples.source],
+        samples.sources,
         found,
         {**function.not_keyed, **found.not_keyed, **samples.not_keyed},
         samples.by_index,
+        {**found.random, **samples.frozen},
+        samples.probes,
+        any_of,
     )
 
 
-def identify_inputs(function: Function, inputs: Mapping[str, Any]) -> Request:
-    """Identify `function` of `inputs`, which belong to no loader."""
-    encoded = {name: encode(value, f"inputs[{name!r}]") for name, value in inputs.items()}
-    derivation = {"inputs": encoded, "table": function.table}
-    key = identify("key", derivation)
-    return Request(function, key, derivation, not_keyed=function.not_keyed)
-
-
-def _iterable(function: Function, found: Plan, dataset_id: str | None) -> Request:
+def _iterable(
+    function: Function, found: Plan, dataset_id: str | None, any_of: frozenset[str]
+) -> Request:
     if dataset_id is None:
         msg = (
             f"an IterableDataset ({type(found.dataset).__name__}) cannot be asked for its rows:\n"
-            '  by name:     get_or_compute(loader, fn, dataset_id="stream@1")'
+            '  by name:     get_or_compute(loader, fn, dataset_id="stream@1")\n'
+            '  uncached:    castore.open(..., on_error="compute")'
         )
         raise FingerprintError(msg)
     source = {"dataset_id": dataset_id, "iterable": True}
     derivation = {"iterable": source, "table": function.table, "variant": found.variant}
     not_keyed = {**function.not_keyed, **found.not_keyed}
     key = identify("key", derivation)
-    return Request(function, key, derivation, None, [source], found, not_keyed)
+    return Request(
+        function, key, derivation, None, [source], found, not_keyed, frozen=found.random,
+        any_of=any_of,
+    )  # fmt: skip
 
 
-def _picked(row_ids: Any, found: Plan, flat: Any, indices: Indices) -> Any:
+def _without(derivation: Mapping[str, Json], ignored: frozenset[str]) -> dict[str, Json]:
+    variant = derivation.get("variant", {})
+    kept = {name: value for name, value in variant.items() if name not in ignored}
+    return {**derivation, "variant": kept}
+
+
+def _picked(row_ids: Any, found: Plan) -> Any:
     """Return the names of the rows asked for.
 
     Names are given one a sample, of the loader's dataset or of the one below its subsets.
     """
     assert found.indices is not None  # the caller saw to it
+    flat, indices = flatten(found.dataset, found.indices)
     names = _listed(row_ids)
     outer, inner = length_of(found.dataset), length_of(flat)
     if len(names) not in (outer, inner):
         msg = f"row_ids has {len(names):,} names for {outer:,} samples: give one a sample"
         raise FingerprintError(msg)
-    distinct = len(np.unique(names, axis=0) if isinstance(names, np.ndarray) else set(names))
-    if distinct != len(names):
-        msg = f"row_ids repeats {len(names) - distinct:,} names: a name identifies one sample"
+    repeated = _repeated(names)
+    if repeated:
+        msg = f"row_ids repeats {repeated:,} names: a name identifies one sample"
         raise FingerprintError(msg)
     positions = found.indices % max(1, outer) if len(names) == outer else indices
     if outer == inner and not np.array_equal(found.indices % max(1, outer), indices):
@@ -282,6 +291,17 @@ def _picked(row_ids: Any, found: Plan, flat: Any, indices: Indices) -> Any:
     return [names[position] for position in positions.tolist()]
 
 
+def _repeated(names: Any) -> int:
+    """Return how many of `names` have come before."""
+    if not isinstance(names, np.ndarray):
+        return len(names) - len(set(names))
+    if names.ndim > 1:
+        return len(names) - len(np.unique(names, axis=0))
+    if not (names[1:] > names[:-1]).all():  # numpy's own unique is ten times dearer
+        names = np.sort(names)
+    return int((names[1:] == names[:-1]).sum())
+
+
 def _listed(row_ids: Any) -> Any:
     """Return names as an array of integers or digests, or else as a list."""
     if isinstance(row_ids, np.ndarray) and row_ids.dtype.kind in "iu":
@@ -293,48 +313,9 @@ def _listed(row_ids: Any) -> Any:
         raise ConfigError(msg) from error
 
 
-def _ignore(found: Captures, ignore: Sequence[str]) -> None:
-    for name in ignore:
-        if name not in found.values:
-            known = ", ".join(sorted(found.values)) or "nothing"
-            msg = f"ignore={name!r}: the function captures {known}"
-            raise ConfigError(msg)
-        del found.values[name]
-
-
-def _models(found: Captures, model: Any) -> dict[str, Any]:
-    if isinstance(model, str) and model == "auto":
-        return found.models
-    if model is None or isinstance(model, str):
-        return {}
-    listed = list(model) if isinstance(model, (list, tuple)) else [model]
-    for item in listed:
-        if not is_module(item):
-            msg = f"model={item!r:.80}: pass a torch module, a list of them, a digest or None"
-            raise ConfigError(msg)
-    return {f"model[{index}]": item for index, item in enumerate(listed)}
-
-
-def _model_digests(models: dict[str, Any], model: Any) -> Json:
-    """Return the digest of one model; of several, by path where found, in order where named."""
-    if isinstance(model, str) and model != "auto":
-        return model
-    digests = {path: hash_model(module) for path, module in sorted(models.items())}
-    if len(digests) == 1:
-        return next(iter(digests.values()))
-    return digests or None
-
-
-def as_row_indices(loader: Any) -> Indices:
-    """Return the dataset indices in the order rows come back, int64 (n,).
-
-    Raises
-    ------
-    OrderError
-        If they cannot be known.
-    """
-    found = plan(loader)
-    if found.indices is None:
-        msg = "an IterableDataset has no indices"
-        raise FingerprintError(msg)
-    return as_indices(found.indices, "indices")
+_IS_RANDOM = (
+    "sample {} of {} is random: {}. A stored result would freeze one draw of it.\n"
+    "  better:      draw in fn, or in a transform applied after the features are cached\n"
+    '  one draw:    get_or_compute(loader, fn, random="freeze")\n'
+    '  uncached:    castore.open(..., on_error="compute")'
+)

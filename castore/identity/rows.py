@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from castore.digest import identity, identity_hasher
@@ -18,7 +19,7 @@ from castore.digest import identity, identity_hasher
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["RowIds", "digest_rows", "from_integers", "from_items", "from_names"]
+__all__ = ["RowIds", "digest_rows", "from_integers", "from_items", "from_names", "from_parts"]
 
 RowIds = NDArray[np.uint8]
 """Row ids, uint8 (n, 16)."""
@@ -76,3 +77,29 @@ def from_items(source: str, kind: str, items: Iterable[tuple[Buffer, ...]]) -> R
 def digest_rows(row_ids: RowIds) -> str:
     """Digest of an ordered list of row ids."""
     return identity("rows", row_ids.reshape(-1))
+
+
+def from_parts(
+    source: str, kind: str, fixed: NDArray[np.uint8], names: Sequence[bytes] | None = None
+) -> RowIds:
+    """Return the row ids of items made of a row of `fixed` and a name.
+
+    Parameters
+    ----------
+    source, kind : str
+        As for `from_items`.
+    fixed : ndarray
+        uint8 (n, k): the pieces of each item that are equally long in all.
+    names : sequence of bytes, optional
+        The piece of each item that follows them, of any length.
+    """
+    prefix = f"castore/1/row/{kind}/{source}\n".encode()
+    data, width = fixed.tobytes(), fixed.shape[1]
+    digest = xxhash.xxh3_128_digest
+    found = [
+        digest(prefix + data[start : start + width] + name)
+        for start, name in zip(
+            range(0, len(data), width), names or [b""] * len(fixed), strict=True
+        )
+    ]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)

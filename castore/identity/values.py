@@ -20,9 +20,15 @@ ndarray              ``{"array": [dtype, shape, digest]}``; tensor: ``"tensor"``
 numpy scalar         ``{"scalar": [dtype, hex of its bytes]}``
 dtype                ``{"dtype": name or parts}``; of torch: ``{"torch.dtype": name}``
 Enum member          ``{"enum": [type, name, value]}``
-type                 ``{"type": name}``; builtin or library function ``{"function": name}``
+type                 ``{"type": name}``; a library's function ``{"function": name}``
 dataclass            ``{"dataclass": [type, [[field, value], …]]}``
+date, Decimal, ...   ``{"value": [type, parts]}``
+castore.File         ``{"file": digest of its content}``
+what says itself     ``{"fingerprint": [type, what it says]}``
 ===================  =========================================================
+
+A type says what identifies its objects by a method ``__castore_fingerprint__()`` that returns a
+value with a rule, or somebody says it for the type by `register`.
 """
 
 from __future__ import annotations
@@ -30,8 +36,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import struct
-import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,8 +45,11 @@ from castore import arrays
 from castore.canonical import Json, dumps
 from castore.digest import identity, identity_hasher
 from castore.errors import FingerprintError
+from castore.identity.files import File
+from castore.identity.libraries import name_in_library
+from castore.identity.protocols import UNSAID, known, said_by
 
-__all__ = ["digest_array", "digest_value", "encode", "type_name"]
+__all__ = ["Encoder", "digest_array", "digest_value", "encode", "type_name"]
 
 _MAX_DEPTH = 200
 _USER_DEFINED = 2  # what ``dtype.isbuiltin`` says of types such as those of ml_dtypes
@@ -62,7 +70,7 @@ def encode(value: Any, what: str = "value") -> Json:
     FingerprintError
         If it, or something in it, has no rule, or it contains itself.
     """
-    return _encode(value, what, 0)
+    return Encoder().encode(value, what)
 
 
 def digest_value(domain: str, value: Any, what: str = "value") -> str:
@@ -83,46 +91,90 @@ def type_name(kind: type) -> str:
     return f"{module}{kind.__qualname__}"
 
 
-def _encode(value: Any, what: str, depth: int) -> Json:
-    if depth > _MAX_DEPTH:
-        msg = f"{what} is nested more than {_MAX_DEPTH} deep, or contains itself"
-        raise FingerprintError(msg)
-    rule = _RULES.get(type(value))
-    if rule is not None:
-        return rule(value, what, depth + 1)
-    for kind, general in _general_rules():
+class Encoder:
+    """Makes documents of values, and remembers the types it named in them.
+
+    Parameters
+    ----------
+    named : callable
+        What a type is called.
+    """
+
+    def __init__(self, named: Callable[[type], str] = type_name) -> None:
+        self.kinds: dict[type, None] = {}
+        self._named = named
+        self._depth = 0
+
+    def encode(self, value: Any, what: str) -> Json:
+        """Return the document of `value`, as `castore.identity.values.encode` does."""
+        if self._depth > _MAX_DEPTH:
+            msg = f"{what[:80]}... is nested more than {_MAX_DEPTH} deep, or contains itself"
+            raise FingerprintError(msg)
+        self._depth += 1
+        try:
+            rule = _RULES.get(type(value))
+            if rule is None:
+                said = said_by(value, what)
+                if said is not UNSAID:
+                    name = self._named(type(value))
+                    return {"fingerprint": [name, self.encode(said, what)]}
+                rule = _general_rule(value)
+            return rule(self, value, what)
+        finally:
+            self._depth -= 1
+
+    def name(self, kind: type) -> str:
+        """Return what `kind` is called."""
+        self.kinds[kind] = None
+        return self._named(kind)
+
+
+_Rule = Callable[[Encoder, Any, str], Json]
+
+
+def _general_rule(value: Any) -> _Rule:
+    """Return the rule for what is known by more than its exact type, most special first."""
+    for kind, rule in _GENERAL_RULES:
         if isinstance(value, kind):
-            return general(value, what, depth + 1)
+            return rule
+    if arrays.is_tensor(value):
+        return _array
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return _fields("named", value, value._fields, what, depth + 1)
+        return _named_tuple
     if dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value)]
-        return _fields("dataclass", value, names, what, depth + 1)
-    if isinstance(value, types.BuiltinFunctionType) and value.__module__ and not _owner(value):
-        return {"function": f"{value.__module__}.{value.__qualname__}"}
+        return _dataclass
+    return _known
+
+
+def _known(to: Encoder, value: Any, what: str) -> Json:
+    """Encode what is told apart by plain values, and functions of libraries."""
+    torch = arrays.torch()
+    if torch is not None and isinstance(value, torch.dtype):
+        return {"torch.dtype": str(value).partition(".")[2]}
+    if torch is not None and isinstance(value, torch.Size):
+        return {"torch.Size": list(value)}
+    if isinstance(value, File):
+        return {"file": value.digest()}
+    found = known(value)
+    if found is not None:
+        return {"value": [found[0], to.encode(found[1], what)]}
+    function = name_in_library(value)
+    if function is not None:
+        return {"function": function}
     msg = f"{what} is a {type_name(type(value))}, for which castore has no rule"
     raise FingerprintError(msg)
 
 
-_Rule = Callable[[Any, str, int], Json]
-
-
-def _itself(value: Any, _what: str, _depth: int) -> Json:
+def _itself(_to: Encoder, value: Any, _what: str) -> Json:
     return value
 
 
-def _text(value: str, _what: str, _depth: int) -> Json:
+def _text(_to: Encoder, value: str, _what: str) -> Json:
     try:
         value.encode()
     except UnicodeEncodeError:  # JSON would write a pair of surrogates as the character it means
         return {"str": value.encode("utf-8", "surrogatepass").hex()}
     return value
-
-
-def _owner(value: Any) -> object:
-    """Return the object a builtin method is bound to, if any."""
-    bound = getattr(value, "__self__", None)
-    return None if isinstance(bound, types.ModuleType) else bound
 
 
 def _dtype(dtype: np.dtype[Any]) -> Json:
@@ -138,62 +190,71 @@ def _dtype(dtype: np.dtype[Any]) -> Json:
     return dtype.name if dtype.isbuiltin == _USER_DEFINED else dtype.str
 
 
-def _integer(value: int, _what: str, _depth: int) -> Json:
+def _integer(_to: Encoder, value: int, _what: str) -> Json:
     return value if -(2**63) <= value < 2**64 else {"int": hex(value)}
 
 
-def _float(value: float, _what: str, _depth: int) -> Json:
+def _float(_to: Encoder, value: float, _what: str) -> Json:
     text = repr(value) if value == value else f"nan:{struct.pack('>d', value).hex()}"  # noqa: PLR0124
     return {"float": text}
 
 
-def _complex(value: complex, what: str, depth: int) -> Json:
-    return {"complex": [_float(value.real, what, depth), _float(value.imag, what, depth)]}
+def _complex(to: Encoder, value: complex, what: str) -> Json:
+    return {"complex": [_float(to, value.real, what), _float(to, value.imag, what)]}
 
 
 def _bytes(tag: str) -> _Rule:
-    return lambda value, _what, _depth: {tag: [len(value), identity("bytes", value)]}
+    return lambda _to, value, _what: {tag: [len(value), identity("bytes", value)]}
 
 
 def _sequence(tag: str) -> _Rule:
-    def encode_items(value: Any, what: str, depth: int) -> Json:
-        items = [_encode(item, f"{what}[{i}]", depth) for i, item in enumerate(value)]
+    def encode_items(to: Encoder, value: Any, what: str) -> Json:
+        items = [to.encode(item, f"{what}[{i}]") for i, item in enumerate(value)]
         return {tag: items} if tag else items
 
     return encode_items
 
 
 def _set(tag: str) -> _Rule:
-    def encode_items(value: Any, what: str, depth: int) -> Json:
-        items = (_encode(item, f"an item of {what}", depth) for item in value)
+    def encode_items(to: Encoder, value: Any, what: str) -> Json:
+        items = (to.encode(item, f"an item of {what}") for item in value)
         return {tag: sorted(items, key=dumps)}
 
     return encode_items
 
 
-def _dict(value: dict[Any, Any], what: str, depth: int) -> Json:
+def _dict(to: Encoder, value: dict[Any, Any], what: str) -> Json:
     items = [
-        [_encode(key, f"a key of {what}", depth), _encode(item, f"{what}[{key!r}]", depth)]
+        [to.encode(key, f"a key of {what}"), to.encode(item, f"{what}[{key!r}]")]
         for key, item in value.items()
     ]
     return {"dict": sorted(items, key=lambda item: dumps(item[0]))}
 
 
-def _range(value: range, _what: str, _depth: int) -> Json:
+def _range(_to: Encoder, value: range, _what: str) -> Json:
     return {"range": [value.start, value.stop, value.step]}
 
 
-def _slice(value: slice, what: str, depth: int) -> Json:
-    return {"slice": [_encode(v, what, depth) for v in (value.start, value.stop, value.step)]}
+def _slice(to: Encoder, value: slice, what: str) -> Json:
+    return {"slice": [to.encode(v, what) for v in (value.start, value.stop, value.step)]}
 
 
-def _enum(value: enum.Enum, what: str, depth: int) -> Json:
-    return {"enum": [type_name(type(value)), value.name, _encode(value.value, what, depth)]}
+def _enum(to: Encoder, value: enum.Enum, what: str) -> Json:
+    return {"enum": [to.name(type(value)), value.name, to.encode(value.value, what)]}
 
 
-def _fields(tag: str, value: Any, names: Iterable[str], what: str, depth: int) -> Json:
-    fields = [[name, _encode(getattr(value, name), f"{what}.{name}", depth)] for name in names]
-    return {tag: [type_name(type(value)), fields]}
+def _fields(to: Encoder, value: Any, names: list[str], what: str) -> Json:
+    fields = [[name, to.encode(getattr(value, name), f"{what}.{name}")] for name in names]
+    return [to.name(type(value)), fields]
+
+
+def _named_tuple(to: Encoder, value: Any, what: str) -> Json:
+    return {"named": _fields(to, value, value._fields, what)}
+
+
+def _dataclass(to: Encoder, value: Any, what: str) -> Json:
+    names = [field.name for field in dataclasses.fields(value)]
+    return {"dataclass": _fields(to, value, names, what)}
 
 
 def _as_array(value: Any, what: str) -> arrays.AnyArray:
@@ -206,18 +267,18 @@ def _as_array(value: Any, what: str) -> arrays.AnyArray:
     return array
 
 
-def _array(value: Any, what: str, depth: int) -> Json:
+def _array(to: Encoder, value: Any, what: str) -> Json:
     if isinstance(value, np.ndarray) and value.dtype.kind in "OSU":
-        items = _encode(value.tolist(), what, depth)
+        items = to.encode(value.tolist(), what)
         return {"array": [value.dtype.kind, list(value.shape), items]}
     array = _as_array(value, what)
     tag = "tensor" if arrays.is_tensor(value) else "array"
     return {tag: [arrays.name_of(array.dtype), list(array.shape), digest_array(array)]}
 
 
-def _scalar(value: Any, what: str) -> Json:
+def _scalar(to: Encoder, value: Any, what: str) -> Json:
     if isinstance(value, (np.str_, np.bytes_)):
-        return {"scalar": [value.dtype.kind, _encode(value.item(), what, 1)]}
+        return {"scalar": [value.dtype.kind, to.encode(value.item(), what)]}
     array = _as_array(value, what)
     return {"scalar": [arrays.name_of(array.dtype), array.tobytes().hex()]}
 
@@ -239,22 +300,11 @@ _RULES: dict[type, _Rule] = {
     range: _range,
     slice: _slice,
 }
-
-
-def _general_rules() -> list[tuple[type, _Rule]]:
-    """Rules that hold for subclasses too, most special first."""
-    rules: list[tuple[type, _Rule]] = [
-        (enum.Enum, _enum),
-        (np.generic, lambda value, what, _: _scalar(value, what)),
-        (np.dtype, lambda value, _what, _depth: {"dtype": _dtype(value)}),
-        (np.ndarray, _array),
-        (type, lambda value, _what, _depth: {"type": type_name(value)}),
-    ]
-    torch = arrays.torch()
-    if torch is not None:
-        rules += [
-            (torch.Tensor, _array),
-            (torch.dtype, lambda value, _what, _: {"torch.dtype": str(value).partition(".")[2]}),
-            (torch.Size, lambda value, _what, _depth: {"torch.Size": list(value)}),
-        ]
-    return rules
+#: Rules that hold for subclasses too, most special first.
+_GENERAL_RULES: tuple[tuple[type, _Rule], ...] = (
+    (enum.Enum, _enum),
+    (np.generic, _scalar),
+    (np.dtype, lambda _to, value, _what: {"dtype": _dtype(value)}),
+    (np.ndarray, _array),
+    (type, lambda to, value, _what: {"type": to.name(value)}),
+)

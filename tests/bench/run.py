@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import exact_hits
+import fingerprints
 import imports
 import machine
 import model_hash
@@ -21,7 +22,7 @@ from rich.console import Console
 
 _SECTIONS = {
     section.NAME: section.measure
-    for section in (exact_hits, storing, model_hash, imports, streaming)
+    for section in (exact_hits, storing, model_hash, fingerprints, imports, streaming)
 }
 
 

@@ -96,14 +96,3 @@ def test_documents_that_are_no_values_are_written_as_they_are():
 def test_documents_of_unknown_make_are_shown_raw(document):
     """A document that looks like a value and is none is shown as its JSON."""
     assert ast.literal_eval(readable(document)) == document
-
-
-def test_torchvision_transforms_are_written_as_they_are_made():
-    """A transform is written as a call with its parameters."""
-    pytest.importorskip("torch")
-    transforms = pytest.importorskip("torchvision.transforms")
-    from castore.identity.transforms import describe
-
-    compose = transforms.Compose([transforms.CenterCrop(3), transforms.Grayscale()])
-    text = readable(describe(compose, "transform"))
-    assert text == "Compose(transforms=[CenterCrop(size=[3, 3]), Grayscale(num_output_channels=1)])"

@@ -27,8 +27,10 @@ from castore.canonical import dumps, identify
 from castore.digest import identity
 from castore.identity import rows
 from castore.identity.code import digest_code
-from castore.identity.dataset import named_rows, samples_of
-from castore.identity.request import describe_function, identify_inputs, identify_loader
+from castore.identity.datasets.rules import samples_of
+from castore.identity.datasets.vouched import named_rows
+from castore.identity.function import describe_function
+from castore.identity.request import identify_inputs, identify_loader
 from castore.identity.values import digest_array, digest_value, encode
 
 FILE = Path(__file__).with_name("vectors.json")
@@ -298,7 +300,7 @@ def _rows() -> dict[str, Any]:
         "array source": {"dataset": "array"},
         "list source": {"dataset": "list"},
         "tuple source": {"dataset": "tuple"},
-        "vouched source": samples_of(array, np.arange(1), "isic-2020@3").source,
+        "vouched source": samples_of(array, np.arange(1), "isic-2020@3").sources[0],
     }
     return {**found, **{name: _document("source", value) for name, value in sources.items()}}
 
@@ -306,7 +308,7 @@ def _rows() -> dict[str, Any]:
 def _sample(dataset: Any, kind: str, pieces: bytes) -> dict[str, str]:
     """Compute the first sample's row id under the source that castore gives the dataset."""
     samples = samples_of(dataset, np.arange(1))
-    return _row(kind, pieces, samples.row_ids, identify("source", samples.source))
+    return _row(kind, pieces, samples.row_ids, identify("source", samples.sources[0]))
 
 
 def _requests() -> dict[str, Any]:

@@ -429,13 +429,15 @@ def test_a_custom_collate_is_in_the_variant():
 def test_what_a_collate_holds_without_a_rule_is_listed():
     """A captured value that cannot be encoded is not keyed, and said."""
     plan_ = found(loader_of(collate_fn=enclosing(iter([]))))
-    assert plan_.not_keyed == {"collate_fn: fn.value": "builtins.list_iterator"}
+    assert plan_.not_keyed == {"collate_fn.value": "builtins.list_iterator"}
 
 
-def test_a_collate_with_a_model_is_refused():
-    """A model hidden in the loader would be in no key."""
-    with pytest.raises(FingerprintError, match=r"collate_fn .* uses a model .* use it in fn"):
-        found(loader_of(collate_fn=enclosing(torch.nn.ReLU())))
+def test_a_collate_with_a_model_is_keyed_by_it():
+    """A model hidden in the loader is part of the variant."""
+    one, two = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    built = [found(loader_of(collate_fn=enclosing(model))).variant for model in (one, two, one)]
+    assert built[0] != built[1]
+    assert built[0] == built[2]
 
 
 def test_streams_have_no_indices():

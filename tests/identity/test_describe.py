@@ -1,4 +1,4 @@
-"""Transforms by type and parameters; random ones and the user's own refused."""
+"""What turns an item into a sample, by type and parameters, or by code and what it holds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import inspect
 import pytest
 
 from castore.canonical import dumps
-from castore.errors import FingerprintError
-from castore.identity.transforms import describe
+from castore.errors import FingerprintError, RandomError
+from castore.identity.decoders import behaviour
+from castore.identity.describe import describe, document_of, refuse_random, refuse_unknown
 
 torch = pytest.importorskip("torch")
 T = pytest.importorskip("torchvision.transforms")
@@ -19,7 +20,10 @@ folder = pytest.importorskip("torchvision.datasets.folder")
 
 def document(value) -> bytes:
     """Canonical form of a transform's document."""
-    return dumps(describe(value, "transform"))
+    found = describe({"transform": value})
+    refuse_unknown(found)
+    refuse_random(found)
+    return dumps(document_of(found))
 
 
 BUILD = {
@@ -110,69 +114,113 @@ def test_random_transforms_are_refused_at_every_depth(build):
         v2.Compose([v2.Compose([random])]),
         folder.VisionDataset("x", transform=random).transforms,
     ):
-        with pytest.raises(FingerprintError, match=f"holds {name}, which is random"):
-            describe(value, "its transform")
+        with pytest.raises(RandomError, match=f"holds {name}, which is random"):
+            document(value)
 
 
 def test_every_random_class_of_torchvision_is_known_by_its_name():
     """What torchvision calls random is refused without being built by its maker."""
     assert RANDOM
     for kind in RANDOM.values():
-        with pytest.raises(FingerprintError, match="which is random"):
-            describe(object.__new__(kind), "its transform")
+        with pytest.raises(RandomError, match="which is random"):
+            document(object.__new__(kind))
 
 
 class Own(T.Resize):
     """A subclass of a library's transform."""
 
+    def forward(self, image):
+        """Do what the user wants."""
+        return image
 
-def own(image):
+
+def own(image, size=1):
     """Do what the user wants."""
-    return image
+    return image, size
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        own,
-        lambda image: image,
-        functools.partial(T.functional.resize, size=[8]),
-        Own(8),
-        T.Lambda(own),
-        T.Compose([T.Resize(8), own]),
-        v2.Compose([v2.Lambda(own)]),
-        int,
-        len,
-        torch.nn.Sequential(T.Resize(8)),
-    ],
-    ids=repr,
-)
-def test_the_users_own_code_is_refused(value):
-    """A function, subclass or lambda of the user's is refused, at every depth."""
-    with pytest.raises(FingerprintError, match="the user's own code"):
-        describe(value, "its transform")
+def other(image, size=2):
+    """Do something else."""
+    return image, size
 
 
-def test_what_is_neither_is_encoded_or_refused():
-    """A value that cannot be called is encoded as any value, and refused without a rule."""
-    assert describe(3, "its transform") == 3
-    with pytest.raises(FingerprintError, match=r"its transform is a builtins\.object"):
-        describe(object(), "its transform")
+class Scale:
+    """An object that is called, with an attribute."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, image):
+        """Scale."""
+        return image * self.by
 
 
-def test_a_parameter_without_a_rule_is_named():
+OWN = {
+    "function": lambda: own,
+    "other default": lambda: other,
+    "lambda": lambda: lambda image: image,
+    "other lambda": lambda: lambda image: -image,
+    "partial": lambda: functools.partial(T.functional.resize, size=[8]),
+    "other partial": lambda: functools.partial(T.functional.resize, size=[9]),
+    "subclass": lambda: Own(8),
+    "subclass with another size": lambda: Own(9),
+    "wrapped": lambda: T.Lambda(own),
+    "wrapped other": lambda: T.Lambda(other),
+    "in a list": lambda: T.Compose([T.Resize(8), own]),
+    "other in a list": lambda: T.Compose([T.Resize(8), other]),
+    "v2": lambda: v2.Compose([v2.Lambda(own)]),
+    "object": lambda: Scale(2),
+    "other object": lambda: Scale(3),
+    "module": lambda: torch.nn.Sequential(T.Resize(8)),
+    "other module": lambda: torch.nn.Sequential(T.Resize(9)),
+    "type": lambda: int,
+    "builtin": lambda: len,
+}
+
+
+def test_the_users_own_code_goes_by_what_it_says_and_holds():
+    """A function, lambda, object or subclass of the user's differs by code and values held."""
+    documents = {name: document(build()) for name, build in OWN.items()}
+    assert len(set(documents.values())) == len(OWN)
+    assert documents == {name: document(build()) for name, build in OWN.items()}
+    assert not any(__name__.encode() in text for text in documents.values())
+
+
+def test_a_random_transform_in_a_module_is_seen():
+    """The idiom of a Sequential of transforms hides no random one."""
+    with pytest.raises(RandomError, match="RandomCrop"):
+        document(torch.nn.Sequential(T.Resize(8), T.RandomCrop(8)))
+
+
+def test_values_are_encoded_under_their_path():
+    """A value that cannot be called is encoded as any value."""
+    assert describe({"size": 3, "mean": [0.5]}).values == {"size": 3, "mean": [{"float": "0.5"}]}
+
+
+def test_what_has_no_rule_is_refused_by_its_path():
     """A transform with a parameter that cannot be encoded is refused by the parameter's path."""
     resize = T.Resize(8)
     resize.helper = object()
-    with pytest.raises(FingerprintError, match=r"its transform\.helper"):
-        describe(resize, "its transform")
+    with pytest.raises(FingerprintError, match=r"'transform\.helper' \(builtins\.object\)"):
+        document(resize)
 
 
-def test_decoders_of_the_libraries_go_by_name():
+def test_functions_of_libraries_go_by_name():
     """Torchvision's and Pillow's functions go by their names, without their addresses."""
-    assert describe(folder.default_loader, "loader") == {
-        "function": "torchvision.datasets.folder.default_loader"
+    assert describe({"loader": folder.default_loader}).values == {
+        "loader": {"function": "torchvision.datasets.folder.default_loader"}
     }
+
+
+def test_a_decoder_that_code_reaches_is_keyed_by_its_behaviour():
+    """Code that opens pictures with Pillow is keyed by what Pillow makes of pictures."""
+    pictures = pytest.importorskip("PIL.Image")
+
+    def load(path):
+        return pictures.open(path)
+
+    assert "decoders" not in document_of(describe({"loader": own}))
+    assert document_of(describe({"loader": load}))["decoders"] == {"PIL": behaviour("PIL")}
 
 
 def test_a_pair_of_transforms_is_one_document():

@@ -1,0 +1,48 @@
+"""The digest of anything castore can identify."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from castore.canonical import identify
+from castore.errors import FingerprintError
+from castore.identity import loader  # noqa: F401  from here on loaders and datasets are known
+from castore.identity.captures import is_module
+from castore.identity.describe import describe, document_of, refuse_unknown
+from castore.identity.model import hash_model
+from castore.identity.protocols import as_whole
+from castore.identity.values import digest_value
+
+__all__ = ["fingerprint"]
+
+
+def fingerprint(obj: Any) -> str:
+    """Return the digest by which keys know `obj`, 32 hex digits.
+
+    Parameters
+    ----------
+    obj : Any
+        A model, a dataset or loader (by its rows in order), a value, a file, or a function or
+        object of the user's (by its code and what it holds).
+
+    Returns
+    -------
+    str
+        Equal for equal things in every process, on every machine.
+
+    Raises
+    ------
+    FingerprintError
+        If it holds what castore has no rule for.
+    """
+    if is_module(obj):
+        return hash_model(obj)
+    whole = as_whole(obj)
+    if whole is not None:
+        return identify("whole", whole)
+    try:
+        return digest_value("value", obj)
+    except FingerprintError:
+        found = describe({"value": obj})
+        refuse_unknown(found)
+        return identify("object", document_of(found))
