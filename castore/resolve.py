@@ -13,7 +13,6 @@ from castore import catalog
 from castore.answers import Hit, Miss, Options
 from castore.backend.base import Backend
 from castore.blobs import layout
-from castore.canonical import identify
 from castore.errors import (
     CastoreError,
     CastoreWarning,
@@ -113,10 +112,12 @@ class Resolver:
 
     def _refuse_random(self, request: Request) -> None:
         """See, once a source, that its samples are the same each time they are loaded."""
-        sources = {identify("source", source) for source in request.sources}
-        if not sources <= self._probed:
+        if request.is_frozen:
+            return
+        tried = request.tried()
+        if not tried <= self._probed:
             request.refuse_random()
-            self._probed.update(sources)
+            self._probed.update(tried)
 
     def find(self, request: Request, options: Options) -> Hit | Miss:
         """Answer `request` from the store, every byte checked, or say why not.

@@ -12,14 +12,18 @@ from castore import arrays
 from castore.canonical import Json
 from castore.errors import CastoreError
 
-__all__ = ["readable"]
+__all__ = ["last", "readable"]
+
+#: Of a digest that only tells one thing from another.
+_DIGITS = 8
 
 
 def readable(document: Json) -> str:
     """Return a document as Python would write the value it stands for.
 
     ``{"tuple": [1, {"float": "2.5"}]}`` is ``(1, 2.5)``. What is kept only as a digest is named
-    by it: ``<array float32 (6, 2) 0f3a…>``. Any other document is written as what it is.
+    by the first digits of it: ``<array float32 (6, 2) 0f3a5c1e>``. Any other document is written
+    as what it is.
     """
     if isinstance(document, dict):
         if len(document) == 1:
@@ -56,6 +60,14 @@ def _set(content: list[Json]) -> str:
     return f"{{{_listed(content)}}}" if content else "set()"
 
 
+def _frozenset(content: list[Json]) -> str:
+    return f"frozenset({_set(content) if content else ''})"
+
+
+def _text(content: str) -> str:
+    return repr(bytes.fromhex(content).decode("utf-8", "surrogatepass"))
+
+
 def _dict(content: list[list[Json]]) -> str:
     return "{" + ", ".join(f"{readable(key)}: {readable(value)}" for key, value in content) + "}"
 
@@ -69,14 +81,29 @@ def _digested(name: str) -> Callable[[list[Json]], str]:
         kind, shape, digest = content
         if not isinstance(digest, str):  # an array of strings is kept whole
             return f"{name}({readable(digest)})"
-        return f"<{name} {kind} {tuple(shape)} {digest[:8]}>"
+        return f"<{name} {kind} {tuple(shape)} {digest[:_DIGITS]}>"
 
     return write
 
 
 def _bytes(content: list[Json]) -> str:
     length, digest = content
-    return f"<{length:,} bytes {digest[:8]}>"
+    return f"<{length:,} bytes {digest[:_DIGITS]}>"
+
+
+def _one(name: str) -> Callable[[str], str]:
+    return lambda digest: f"<{name} {digest[:_DIGITS]}>"
+
+
+def _dataset(content: list[Json]) -> str:
+    length, digest = content
+    return f"<dataset of {length:,} samples {digest[:_DIGITS]}>"
+
+
+def _loader(content: dict[str, Any]) -> str:
+    length, digest = content["rows"]
+    size = readable(content["variant"]["batch_size"])
+    return f"<loader of {length:,} samples {digest[:_DIGITS]}, batch_size={size}>"
 
 
 def _scalar(content: list[Json]) -> str:
@@ -87,35 +114,58 @@ def _scalar(content: list[Json]) -> str:
     return f"{kind}({number[0]})"
 
 
-def _last(name: str) -> str:
+def last(name: str) -> str:
+    """Return the name of a type or function without its module."""
     return name.rpartition(".")[2]
 
 
 def _enum(content: list[str]) -> str:
-    return f"{_last(content[0])}.{content[1]}"
+    return f"{last(content[0])}.{content[1]}"
 
 
-def _dataclass(content: list[Any]) -> str:
+def _known(content: list[Any]) -> str:
+    kind, parts = content
+    return f"{last(kind)}({_listed(parts) if isinstance(parts, list) else readable(parts)})"
+
+
+def _said(content: list[Any]) -> str:
+    return f"<{last(content[0])} {readable(content[1])}>"
+
+
+def _fields(content: list[Any]) -> str:
     fields = ", ".join(f"{name}={readable(value)}" for name, value in content[1])
-    return f"{_last(content[0])}({fields})"
+    return f"{last(content[0])}({fields})"
 
 
 _RULES: dict[str, Callable[[Any], str]] = {
     "array": _digested("array"),
+    "bytearray": lambda content: f"bytearray({_bytes(content)})",
     "bytes": _bytes,
     "complex": _complex,
-    "dataclass": _dataclass,
+    "dataclass": _fields,
+    "dataset": _dataset,
     "dict": _dict,
     "dtype": str,
     "enum": _enum,
+    "file": _one("file"),
+    "fingerprint": _said,
     "float": _float,
+    "frozenset": _frozenset,
     "function": str,
     "int": lambda content: str(int(content, 16)),
+    "loader": _loader,
+    "model": _one("model"),
+    "named": _fields,
     "range": _call("range"),
+    "same": lambda content: f"<same as {content}>",
     "scalar": _scalar,
     "set": _set,
     "slice": _call("slice"),
+    "str": _text,
     "tensor": _digested("tensor"),
+    "torch.Size": lambda content: f"torch.Size({readable(content)})",
     "torch.dtype": lambda content: f"torch.{content}",
     "tuple": _tuple,
+    "type": str,
+    "value": _known,
 }

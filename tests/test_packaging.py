@@ -54,7 +54,7 @@ def test_folders_are_packages():
 
 
 def test_wheel_has_one_top_level_name(tmp_path):
-    """A wheel installs `castore` and nothing else, with all modules and `py.typed`."""
+    """A wheel installs `castore` and nothing else, with all modules, pictures and `py.typed`."""
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -79,6 +79,8 @@ def test_wheel_has_one_top_level_name(tmp_path):
         for path in (ROOT / top).rglob("*.py"):
             inside = BESIDE.get(top, top).replace(".", "/")
             expected.add(f"{inside}/{path.relative_to(ROOT / top).as_posix()}")
+    pictures = (ROOT / "castore/identity/pictures").iterdir()
+    expected |= {path.relative_to(ROOT).as_posix() for path in pictures}
     assert set(names) == expected
 
 

@@ -11,6 +11,7 @@ What is met again is not walked again; that it is the same is a value, ``{"same"
 
 from __future__ import annotations
 
+import argparse
 import enum
 import functools
 import inspect
@@ -18,7 +19,7 @@ import logging
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,14 @@ from castore import arrays
 from castore.canonical import Json
 from castore.errors import FingerprintError
 from castore.identity.code import digest_code, global_names, imported_names
-from castore.identity.libraries import LIBRARIES, innermost, is_library, package_of, top
+from castore.identity.libraries import (
+    LIBRARIES,
+    innermost,
+    is_library,
+    name_in_library,
+    package_of,
+    top,
+)
 from castore.identity.members import (
     attributes,
     attributes_of_module,
@@ -44,6 +52,8 @@ from castore.identity.values import Encoder, type_name
 __all__ = ["Captures", "Walk", "capture", "is_module"]
 
 _CONTAINERS = (dict, list, tuple)
+#: Python's objects that are their attributes.
+_NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
 #: What Python keeps slots in, and classes whose attributes are their items.
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _TABLES = (enum.Enum, tuple)
@@ -103,7 +113,8 @@ def capture(fn: Any, loader: object = None) -> Captures:
     loader : object, optional
         The loader `fn` will be given; where it is captured too it is left out.
     """
-    own = {"__main__", _package_of_script(), package_of(fn)} - {"builtins", None}
+    packages = ("__main__", _package_of_script(), package_of(fn))
+    own = {package for package in packages if not is_library(package)} - {None}
     walk = Walk(own.__contains__, loader)
     walk.start(fn, "fn")
     return walk.found
@@ -173,7 +184,7 @@ class Walk:
         elif isinstance(fn, types.MethodType):
             self._callable(fn.__func__, path)
             self.value(fn.__self__, "self" if path == "fn" else f"{path}.self")
-        elif isinstance(fn, types.FunctionType) and (path == "fn" or self._is_own(fn)):
+        elif isinstance(fn, types.FunctionType) and name_in_library(fn) is None:
             self._function(fn, path)
         else:
             self.value(fn, path)
@@ -203,21 +214,31 @@ class Walk:
         found: dict[str, Any] = {}
         for dotted in global_names(fn.__code__):
             first, *rest = dotted.split(".")
-            if first not in fn.__globals__:
-                continue
-            name, value = first, fn.__globals__[first]
-            while isinstance(value, types.ModuleType) and rest and hasattr(value, rest[0]):
-                self.found.libraries.add(value.__name__)
-                if is_library(top(value.__name__)):
-                    break
-                name, value = f"{name}.{rest[0]}", getattr(value, rest.pop(0))
-            found[name] = value
+            if first in fn.__globals__:
+                found.update(self._reached(first, fn.__globals__[first], rest))
         for name, value in found.items():
             self.value(value, f"{where}global {name}")
         for module in imported_names(fn.__code__):
             self.found.libraries.add(module)
             if not is_library(top(module)):
                 self.found.not_keyed[f"{where}import {module}"] = "module"
+
+    def _reached(self, name: str, value: Any, rest: list[str]) -> Iterator[tuple[str, Any]]:
+        """Yield what ``name.rest`` reads: attributes of modules, and of the user's functions."""
+        library = False
+        for part in rest:
+            if isinstance(value, types.ModuleType):
+                self.found.libraries.add(value.__name__)
+                library = is_library(top(value.__name__))
+            elif isinstance(value, types.FunctionType) and part in vars(value):
+                yield name, value
+            else:
+                break
+            if not hasattr(value, part):
+                return
+            name, value = f"{name}.{part}", getattr(value, part)
+        if not library or isinstance(value, types.ModuleType):
+            yield name, value
 
     def value(self, value: Any, path: str) -> None:
         """Go through `value`, held at `path`."""
@@ -237,12 +258,19 @@ class Walk:
         ):
             self._callable(value, path)
         elif isinstance(value, types.FunctionType):
-            self.found.libraries.add(value.__module__)
-            self.found.values[path] = {"function": f"{value.__module__}.{value.__qualname__}"}
+            self._foreign(value, path)
         elif isinstance(value, types.ModuleType):
             self.found.libraries.add(value.__name__)
         else:
             self._data(value, path)
+
+    def _foreign(self, fn: types.FunctionType, path: str) -> None:
+        """Go through what a function of another package holds; its code goes by its name."""
+        self.found.libraries.add(fn.__module__)
+        self.found.values[path] = {"function": f"{fn.__module__}.{fn.__qualname__}"}
+        if name_in_library(fn) is None and self._meet(fn, path) is None:
+            for name, value in {**cells(fn), **defaults(fn)}.items():
+                self.value(value, f"{path}.{name}")
 
     def _data(self, value: Any, path: str) -> None:
         self._encoder.kinds.clear()
@@ -269,7 +297,7 @@ class Walk:
             return
         held = items(value)
         own = self._is_own(value)
-        known = own or top(type(value).__module__) in LIBRARIES
+        known = own or top(type(value).__module__) in LIBRARIES or type(value) in _NAMESPACES
         if held is None and not (known and _has_attributes(value)):
             self.found.not_keyed[path] = type_name(type(value))
             return
@@ -337,6 +365,8 @@ class Walk:
         return None
 
     def _is_own(self, value: Any) -> bool:
+        if isinstance(value, types.FunctionType) and value.__module__ is None:
+            return True  # made by exec: nobody could find it by a name
         return self._own(package_of(value))
 
 

@@ -83,6 +83,9 @@ def behaviour(library: str) -> str | None:
     ------
     KeyError
         If `library` is none of `LIBRARIES`.
+    MemoryError, Warning
+        If there is no memory to decode in, or the library warns and the program's filters make
+        errors of warnings. Neither is remembered.
     """
     decoder = _DECODERS[library]
     state = decoder.state()
@@ -108,7 +111,7 @@ def _outcomes(see: Callable[[bytes], Iterator[Json]], data: bytes) -> list[Json]
     try:
         for outcome in see(data):
             found.append(outcome)  # noqa: PERF402  what came before an error stays
-    except MemoryError:  # is not the decoder's
+    except (MemoryError, Warning):  # the machine's, and the program's filter of warnings
         raise
     except Exception as error:
         found.append({"error": type(error).__qualname__})
@@ -167,12 +170,12 @@ def _torchvision_state() -> _State | None:
 
 
 def _torchvision(data: bytes) -> Iterator[Json]:
-    io: Any = sys.modules["torchvision.io"]
     torch: Any = arrays.torch()
+    modes = sys.modules["torchvision.io"].ImageReadMode
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    for mode in (io.ImageReadMode.UNCHANGED, io.ImageReadMode.RGB):
-        yield _values(io.decode_image(encoded, mode))
-    yield _values(io.decode_image(encoded, io.ImageReadMode.RGB, apply_exif_orientation=True))
+    for mode, turned in ((modes.UNCHANGED, False), (modes.RGB, False), (modes.RGB, True)):
+        # The operator itself: the function around it warns at each call since torchvision 0.29.
+        yield _values(torch.ops.image.decode_image(encoded, mode.value, turned))
 
 
 def _values(decoded: Any) -> Json:

@@ -60,18 +60,25 @@ def document_of(found: Captures, used: tuple[str, ...] = ()) -> dict[str, Json]:
     used : tuple of str
         Libraries that decode the items although none of the parts names them.
     """
-    modules = {*found.libraries, *used}
-    behaviours = {
-        library: decoders.behaviour(library)
-        for library in decoders.LIBRARIES
-        if any(f"{module}.".startswith(f"{library}.") for module in modules)
-    }
     document = {
         "captured": found.values,
-        "decoders": {library: digest for library, digest in behaviours.items() if digest},
+        "decoders": _behaviours({*found.libraries, *used}),
         "functions": found.functions,
     }
     return {name: part for name, part in document.items() if part}
+
+
+def _behaviours(modules: set[str]) -> dict[str, Json]:
+    """Return how the decoders among `modules`, or used by them, behave."""
+    names = [f"{module}." for module in modules]
+    if any(name.startswith("torchvision.datasets.") for name in names):
+        names.append("PIL.")  # what its loader functions read with
+    found = {
+        library: decoders.behaviour(library)
+        for library in decoders.LIBRARIES
+        if any(name.startswith(f"{library}.") for name in names)
+    }
+    return {library: digest for library, digest in found.items() if digest}
 
 
 def refuse_unknown(found: Captures) -> None:

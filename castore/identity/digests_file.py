@@ -21,6 +21,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ NAME = ".castore-digests"
 VARIABLE = "CASTORE_DIGESTS"
 
 _FORMAT, _ALGORITHM = 1, "xxh3-128"
+_DIGEST = re.compile("[0-9a-f]{32}")
 #: The root itself, and folders above it that are looked into.
 _LEVELS = 5
 
@@ -102,9 +104,7 @@ def read(path: Path) -> list[Listed]:
 def _require(listed: list[Listed]) -> None:
     """Refuse what castore did not write, sealed though it be."""
     os.fsencode("".join(file.name for file in listed))
-    digests = [file.digest for file in listed]
-    well_formed = len(bytes.fromhex("".join(digests))) == 16 * len(digests)
-    if not well_formed or any(len(digest) != 32 for digest in digests):
+    if not all(_DIGEST.fullmatch(file.digest) for file in listed):
         msg = "a digest has 32 hex digits"
         raise ValueError(msg)
 
@@ -186,10 +186,13 @@ def files_below(root: str) -> tuple[list[str], list[str]]:
     """
     files: list[str] = []
     others: list[str] = []
-    pending: list[tuple[str, tuple[_Identity, ...]]] = [(root, (_identity(Path(root).stat()),))]
+    pending: list[tuple[str, tuple[_Identity, ...]]] = [(root, ())]
     while pending:
         folder, above = pending.pop()
         try:
+            here = _identity(Path(folder).stat())
+            if here in above:
+                continue
             with os.scandir(folder) as found:
                 entries = list(found)
         except OSError as error:
@@ -202,8 +205,7 @@ def files_below(root: str) -> tuple[list[str], list[str]]:
                 others.append(entry.path)
                 continue
             if stat.S_ISDIR(seen.st_mode):
-                if _identity(seen) not in above:
-                    pending.append((entry.path, (*above, _identity(seen))))
+                pending.append((entry.path, (*above, here)))
             elif not stat.S_ISREG(seen.st_mode):
                 others.append(entry.path)
             elif not entry.name.startswith(NAME):

@@ -267,11 +267,13 @@ def relative(paths: Iterable[Path], root: Path) -> list[bytes]:
 
 
 def _relative(path: str, root: str) -> str:
-    for known, folder in ((path, root), (absolute(path), absolute(root))):
-        with contextlib.suppress(ValueError):
-            found = PurePath(known).relative_to(folder)
-            if os.path.normpath(found).split("/")[0] != "..":
-                return found.as_posix()
+    mixed = path.startswith("/") != root.startswith("/")
+    with contextlib.suppress(ValueError):
+        found = PurePath(absolute(path) if mixed else path).relative_to(
+            absolute(root) if mixed else root
+        )
+        if os.path.normpath(found).split("/")[0] != "..":
+            return found.as_posix()
     msg = f"{printable(path)} is not below {printable(root)}"
     raise FingerprintError(msg)
 

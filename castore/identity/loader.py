@@ -70,6 +70,11 @@ class Plan:
     loader: Any
     reading: Reading | None = None
 
+    def load(self, index: int) -> Any:
+        """Load one sample, through the collate function where that is the user's own."""
+        sample = self.dataset[index]
+        return sample if self.variant["collate"] is None else self.loader.collate_fn([sample])
+
     @property
     def batch_size(self) -> int | None:
         """Samples in a batch, where that is one number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -86,7 +87,7 @@ class Request:
                 f"{name}: rows are named by their index: inserting or sorting samples renumbers "
                 "them; row_ids= gives them names"
             )
-        if self.derivation.get("variant", {}).get("random") == "freeze":
+        if self.is_frozen:
             held = ", ".join(f"{path} ({kind})" for path, kind in sorted(self.frozen.items()))
             found.append(
                 f"{name}: random='freeze': one draw of {held or 'whatever is random'} is kept for "
@@ -115,24 +116,29 @@ class Request:
         return _without(entry, self.any_of) == _without(self.derivation, self.any_of)
 
     def refuse_random(self) -> None:
-        """Load a sample of each source twice, and see that it is the same.
+        """Load a sample of each source twice, through a custom collate, and see that it stays.
 
         Raises
         ------
         RandomError
             If it is not, or loading it moves a global generator.
         """
-        if self.plan is None or self.plan.indices is None or self.frozen_on_purpose:
+        if self.plan is None or self.plan.indices is None:
             return
-        dataset, indices = self.plan.dataset, self.plan.indices
         for probe in self.probes:
-            index = int(indices[probe])
-            why = moves_or_differs(lambda index=index: dataset[index])  # type: ignore[misc]
+            index = int(self.plan.indices[probe])
+            why = moves_or_differs(functools.partial(self.plan.load, index))
             if why is not None:
-                raise RandomError(_IS_RANDOM.format(index, type(dataset).__qualname__, why))
+                name = type(self.plan.dataset).__qualname__
+                raise RandomError(_IS_RANDOM.format(index, name, why))
+
+    def tried(self) -> set[str]:
+        """Return digests of what `refuse_random` tries: sources under the collate function."""
+        collate = self.derivation.get("variant", {}).get("collate")
+        return {identify("tried", [source, collate]) for source in self.sources}
 
     @property
-    def frozen_on_purpose(self) -> bool:
+    def is_frozen(self) -> bool:
         """Whether the caller said that one draw of what is random is to be kept."""
         return "random" in self.derivation.get("variant", {})
 

@@ -12,23 +12,25 @@ import functools
 import itertools
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from castore import arrays
 from castore.canonical import Json, identify
 from castore.digest import identity
 from castore.errors import FingerprintError
 from castore.identity.values import encode, type_name
-from castore.threads import together
 
 __all__ = ["PART_NBYTES", "describe"]
 
 #: Bytes under one digest. Part of the derivation: never change it.
 PART_NBYTES = 4 << 20
 
-_TURN_NBYTES = 1 << 20  # small tensors that a thread takes at once
-_ALONE_NBYTES = 8 << 20  # below this, threads cost more than they save
+_TURN_NBYTES = 1 << 20  # what a thread takes at once
+_TURNS_A_THREAD = 8  # below this, a thread costs more than it saves
 _MOST_THREADS = 8
 _BIG_ENDIAN = sys.byteorder == "big"
 
@@ -62,23 +64,19 @@ def describe(tensors: Mapping[str, Any]) -> dict[str, Json]:
     """
     found: dict[str, Json] = {}
     known: dict[int, Json] = {}
-    dense: list[tuple[list[Json], Any, str]] = []
+    dense: list[tuple[list[Json], Any]] = []
     for name, tensor in sorted(tensors.items()):
         document = known.get(id(tensor))
         if document is None:
-            document = known[id(tensor)] = [str(tensor.dtype)[6:], list(_shape(tensor, name))]
-            composition = _composition(tensor, name)
+            composition = None if _is_dense(tensor) else _composition(tensor, name)
+            document = known[id(tensor)] = [str(tensor.dtype)[6:], list(tensor.shape)]
             if composition is None:
-                dense.append((document, tensor, name))
+                dense.append((document, tensor))
             else:
                 document.append(identify("composite", composition))
         found[name] = document
-    try:
-        digests = _digests([tensor for _, tensor, _ in dense])
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        names = ", ".join(name for *_, name in dense[:3])
-        raise _refusal(names, f"cannot be read ({error})") from error
-    for (document, _, _), digest in zip(dense, digests, strict=True):
+    digests = _digests([tensor for _, tensor in dense])
+    for (document, _), digest in zip(dense, digests, strict=True):
         document.append(digest)
     return found
 
@@ -90,40 +88,38 @@ def _refusal(name: str, why: str) -> FingerprintError:
     )
 
 
-def _shape(tensor: Any, name: str) -> Any:
-    """Return the shape of a tensor that has values here."""
+def _is_dense(tensor: Any) -> bool:
+    """Tell whether a tensor is an array and nothing else."""
     torch: Any = arrays.torch()
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        bases = {base.__name__ for base in type(tensor).__mro__}
-        if bases & _SHARDED:
-            raise _refusal(name, "is sharded: this process has a part of it")
-        if bases & _EMPTY:
-            raise _refusal(name, "has no values to hash")
-    if "ds_id" in vars(tensor):  # https://deepspeed.readthedocs.io/en/latest/zero3.html
-        raise _refusal(name, "is sharded by DeepSpeed: this process has a part of it")
-    if tensor.is_meta:
-        raise _refusal(name, "has no values to hash: it is on the meta device")
-    if tensor.is_nested:
-        raise _refusal(name, "is a nested tensor, for which castore has no rule")
-    return tensor.shape
+    return (
+        type(tensor) in (torch.nn.Parameter, torch.Tensor)
+        and tensor.layout is torch.strided
+        and not (tensor.is_meta or tensor.is_nested or tensor.is_quantized)
+        and "ds_id" not in tensor.__dict__  # https://deepspeed.readthedocs.io/en/latest/zero3.html
+    )
 
 
 def _composition(tensor: Any, name: str) -> Json:
-    """Return what a tensor that is more than an array is made of; None for one that is not."""
+    """Return what a tensor that is more than an array is made of."""
     torch: Any = arrays.torch()
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+    bases = {base.__name__ for base in type(tensor).__mro__}
+    if bases & _SHARDED or hasattr(tensor, "ds_id"):
+        raise _refusal(name, "is sharded, and this process has a part of it")
+    if bases & _EMPTY or tensor.is_meta:
+        raise _refusal(name, "has no values to hash")
+    if tensor.is_nested:
+        raise _refusal(name, "is a nested tensor, for which castore has no rule")
+    if type(tensor) not in (torch.nn.Parameter, torch.Tensor):
         return _subclass(tensor, name)
     tensor = tensor.detach()
-    if tensor.layout is not torch.strided:
-        layout = str(tensor.layout)[6:]
-        if layout not in _SPARSE:
-            raise _refusal(name, f"has the layout {layout}, for which castore has no rule")
-        plain = tensor.coalesce() if layout == "sparse_coo" else tensor
-        parts = {part: getattr(plain, part)() for part in _SPARSE[layout]}
-        return {"kind": layout, "parts": describe(parts)}
     if tensor.is_quantized:
         return _quantised(tensor)
-    return None
+    layout = str(tensor.layout)[6:]
+    if layout not in _SPARSE:
+        raise _refusal(name, f"has the layout {layout}, for which castore has no rule")
+    plain = tensor.coalesce() if layout == "sparse_coo" else tensor
+    parts = {part: getattr(plain, part)() for part in _SPARSE[layout]}
+    return {"kind": layout, "parts": describe(parts)}
 
 
 def _quantised(tensor: Any) -> Json:
@@ -156,37 +152,50 @@ def _subclass(tensor: Any, name: str) -> Json:
 
 def _digests(tensors: list[Any]) -> list[str]:
     """Return the digests of dense tensors, in threads where that is quicker."""
-    found = [[""] * max(1, -(-tensor.nbytes // PART_NBYTES)) for tensor in tensors]
+    found = [[""] * (-(-tensor.nbytes // PART_NBYTES) or 1) for tensor in tensors]
     turns = list(_turns(tensors, found))
-    taken = itertools.count()  # whoever is free takes the next turn
+    taken = itertools.count()  # whoever is free takes the next turn; a late thread takes fewer
+    errors: list[BaseException] = []
 
     def work() -> None:
-        while (turn := next(taken)) < len(turns):
-            for tensor, digests, parts in turns[turn]:
-                _digest(tensor, digests, parts)
+        try:
+            while not errors and (turn := next(taken)) < len(turns):
+                for tensor, digests, parts in turns[turn]:
+                    _digest(tensor, digests, parts)
+        except BaseException as error:  # raised again below, in the caller's thread
+            errors.append(error)
 
-    large = sum(tensor.nbytes for tensor in tensors) > _ALONE_NBYTES
-    together(*[work] * (min(_processors(), _MOST_THREADS, len(turns)) if large else 1))
+    helpers = min(_processors(), _MOST_THREADS, len(turns) // _TURNS_A_THREAD) - 1
+    threads = [threading.Thread(target=work) for _ in range(helpers)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    for error in errors:
+        raise error
     return [digests[0] if len(digests) == 1 else identify("parts", digests) for digests in found]
 
 
-_Turn = list[tuple[Any, list[str], range]]
+#: A tensor, where to put the digests of its parts, and which of them to read.
+_Share = tuple[Any, list[str], range]
+_WHOLE = range(1)
 
 
-def _turns(tensors: list[Any], found: list[list[str]]) -> Iterator[_Turn]:
-    """Give out which parts of which tensors to read at once, and where to put their digests."""
-    turn: _Turn = []
+def _turns(tensors: list[Any], found: list[list[str]]) -> Iterator[list[_Share]]:
+    """Give out what a thread reads at once: small tensors together, large ones in parts."""
+    turn: list[_Share] = []
     size = 0
     for tensor, digests in zip(tensors, found, strict=True):
-        count = len(digests)
-        # What has to be copied to be read is copied once.
-        step = 1 if _is_readable(tensor) else count
-        for first in range(0, count, step):
-            turn.append((tensor, digests, range(first, first + step)))
-            size += tensor.nbytes // count * step
-            if size >= _TURN_NBYTES:
-                yield turn
-                turn, size = [], 0
+        count, nbytes = len(digests), tensor.nbytes
+        if count > 1 and _is_readable(tensor):
+            yield from ([(tensor, digests, range(part, part + 1))] for part in range(count))
+            continue
+        turn.append((tensor, digests, range(count)))  # what must be copied is copied once
+        size += nbytes
+        if size >= _TURN_NBYTES:
+            yield turn
+            turn, size = [], 0
     yield turn
 
 
@@ -201,23 +210,24 @@ def _digest(tensor: Any, digests: list[str], parts: range) -> None:
 
 
 def _is_readable(tensor: Any) -> bool:
-    """Tell whether the memory of a tensor is in C order and the CPU's."""
+    """Tell whether the values of a tensor can be read where they lie."""
     plain = tensor.is_cpu and tensor.is_contiguous()
     return plain and not (tensor.is_conj() or tensor.is_neg() or _BIG_ENDIAN)
 
 
 def _values(tensor: Any) -> arrays.AnyArray:
     """Return a C-contiguous array of the bytes of `tensor`, little-endian."""
-    if not _is_readable(tensor):
-        tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    torch: Any = arrays.torch()
-    if tensor.dtype in _plain_dtypes():
-        found: arrays.AnyArray = tensor.detach().numpy()
+    if tensor.dtype not in _plain_dtypes():
+        torch: Any = arrays.torch()
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        found: arrays.AnyArray = plain.reshape(-1).view(torch.uint8).numpy()
     else:
-        found = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+        found = tensor.numpy(force=True)
+        if not found.flags.c_contiguous:
+            found = np.ascontiguousarray(found)
     if _BIG_ENDIAN:
         width = tensor.element_size() // (2 if tensor.is_complex() else 1)
-        found = arrays.raw(found).view(f"u{width}").byteswap().view("u1")
+        found = arrays.raw(found).view(f"u{width}").byteswap()
     return found
 
 

@@ -20,6 +20,7 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import described
 import ml_dtypes
 import numpy as np
 
@@ -217,9 +218,14 @@ def core() -> dict[str, Any]:
         "bytes": _bytes(),
         "code": {name: digest_code(function) for name, function in FUNCTIONS.items()},
         "integers": _integers(),
+        "items": described.items(),
+        "objects": described.objects(),
+        "sources": described.sources(),
         "requests": _requests(),
         "rows": _rows(),
-        "values": {name: _value(value) for name, value in VALUES.items()}
+        "values": {
+            name: _value(value) for name, value in {**VALUES, **described.VALUES}.items()
+        }
         | {f"dtype {name}": _value(_dtype(name)) for name in DTYPES},
     }
 
@@ -281,28 +287,16 @@ def _row(kind: str, pieces: bytes, found: rows.RowIds, source: str = SOURCE) -> 
 
 def _rows() -> dict[str, Any]:
     """Compute a row id of every kind of item."""
-    content, path = bytes(range(16)), b"cat/1.png"
-    target = (5).to_bytes(8, "little")
+    content = bytes(range(16))
     array = np.arange(6, dtype=np.float32).reshape(3, 2)
     found = {
         "text name": _row("name", "é".encode(), named_rows(SOURCE, ["é"])),
         "digest name": _row("digest", content, named_rows(SOURCE, np.array([list(content)], "u1"))),
-        "file": _row(
-            "file",
-            content + target + path,
-            rows.from_items(SOURCE, "file", [(content, target, path)]),
-        ),
         "array row": _sample(array, 'rows[["float32",[2]]]', array[0].tobytes()),
         "list item": _sample([(1, "a")], "value", b'{"tuple":[1,"a"]}'),
         "tuple item": _sample(((1, "a"),), "value", b'{"tuple":[1,"a"]}'),
     }
-    sources = {
-        "array source": {"dataset": "array"},
-        "list source": {"dataset": "list"},
-        "tuple source": {"dataset": "tuple"},
-        "vouched source": samples_of(array, np.arange(1), "isic-2020@3").sources[0],
-    }
-    return {**found, **{name: _document("source", value) for name, value in sources.items()}}
+    return found
 
 
 def _sample(dataset: Any, kind: str, pieces: bytes) -> dict[str, str]:

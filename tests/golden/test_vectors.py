@@ -31,6 +31,7 @@ def make():
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, spec.name, module)
+        patch.syspath_prepend(FOLDER)
         spec.loader.exec_module(module)
     return module
 

@@ -70,7 +70,7 @@ def fill(folder: Path, **data: bytes) -> list[str]:
 
 @given(st.lists(st.binary(max_size=50), max_size=8), st.data())
 def test_digests_are_of_the_bytes_in_the_order_asked(tmp_path_factory, data, draw):
-    """Each file's digest is that of its bytes, in the order of the paths, however often one comes."""
+    """Digests are of the files' bytes, in the order of the paths, however often one comes."""
     folder = tmp_path_factory.mktemp("data")
     paths = fill(folder, **{f"f{i}": content for i, content in enumerate(data)})
     chosen = draw.draw(
@@ -157,11 +157,10 @@ def test_changed_files_are_read_again(folder, change):
 def test_young_files_are_not_remembered(folder, age, again, time_of):
     """A file whose newer time is less than two seconds old, or yet to come, is read each time."""
     (path,) = fill(folder, a=b"1")
-    if time_of == "ctime":
-        os.utime(path, ns=(0, 0))
-    else:
-        os.utime(path, ns=(0, os.stat(path).st_ctime_ns + 60_000_000_000))
-    newest = max(os.stat(path).st_mtime_ns, os.stat(path).st_ctime_ns)
+    changed = Path(path).stat().st_ctime_ns
+    os.utime(path, ns=(0, 0 if time_of == "ctime" else changed + 60_000_000_000))
+    found = Path(path).stat()
+    newest = max(found.st_mtime_ns, found.st_ctime_ns)
     assert reads([path], folder, lambda: newest + age) == 1
     assert reads([path], folder, lambda: newest + age) == again
 
@@ -306,8 +305,7 @@ def test_names_need_not_be_unicode(folder):
         content_digests([path])
     assert str(refused.value).isprintable()
     assert r"caf\udce9\n.jpg" in str(refused.value)
-    with open(path, "wb") as made:
-        made.write(b"1")
+    Path(path).write_bytes(b"1")
     assert hexes(content_digests([path], folder)) == expected(b"1")
     assert relative([path], folder) == [name]
     assert reads([path], folder) == 1
@@ -329,7 +327,8 @@ def test_paths_that_no_file_can_have_are_refused(folder, path, ask):
 )
 def test_relative_to_a_root_however_written(root):
     """A root may end in slashes, be empty or climb, as pathlib reads it."""
-    paths = [os.path.join(root, *rest) for rest in [("a.jpg",), ("b", "c.jpg"), ("d e", "é.jpg")]]
+    start = root if root.endswith("/") or not root else f"{root}/"
+    paths = [start + rest for rest in ["a.jpg", "b/c.jpg", "d e/é.jpg"]]
     assert relative(paths, root) == [b"a.jpg", b"b/c.jpg", "d e/é.jpg".encode()]
     assert relative(paths, Path(root)) == relative(map(Path, paths), root) == relative(paths, root)
 
@@ -359,7 +358,7 @@ def test_relative_answers_as_pathlib_does(root, ends, from_top, slash):
 
 
 def test_relative_where_only_one_is_absolute(folder, monkeypatch):
-    """An absolute path lies below a relative root, and the other way round, by the working folder."""
+    """Where one of path and root is absolute, the working folder says how they lie."""
     monkeypatch.chdir(folder)
     assert relative([str(folder / "x/a")], "x") == relative(["x/a"], folder / "x") == [b"a"]
 
@@ -377,7 +376,7 @@ def test_paths_outside_the_root_are_refused(path):
 
 
 def test_stamps_are_size_and_time(folder):
-    """A stamp is size and modification time in nanoseconds, wrapped where 64 bits do not hold it."""
+    """A stamp is size and modification time in nanoseconds, which wraps beyond 64 bits."""
     paths = fill(folder, a=b"123", b=b"")
     os.utime(paths[0], ns=(0, 1_700_000_000_123_456_789))
     os.utime(paths[1], ns=(0, 10**19))
@@ -385,7 +384,7 @@ def test_stamps_are_size_and_time(folder):
     assert found.dtype == np.int64
     assert found.flags.c_contiguous
     assert found[0].tolist() == [3, 1_700_000_000_123_456_789]
-    actual = os.stat(paths[1]).st_mtime_ns  # some file systems end before the year 2286
+    actual = Path(paths[1]).stat().st_mtime_ns  # some file systems end before the year 2286
     assert found[1].tolist() == [0, actual - 2**64 if actual >= 2**63 else actual]
     assert stamps([]).shape == (0, 2)
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from castore.canonical import Json
 from castore.errors import FingerprintError
 
-__all__ = ["ITEM", "Bytes", "Swap", "batches", "document", "offsets_of", "pieces"]
+__all__ = ["ITEM", "Bytes", "Swap", "Values", "batches", "document", "offsets_of", "read"]
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Offsets: TypeAlias = NDArray[np.int64]
@@ -49,10 +49,30 @@ class _Stream(NamedTuple):
     ends: Offsets  # (n + 1,): where the bytes of each value begin, and the last one's end
 
 
-class _Values(NamedTuple):
-    there: NDArray[np.bool_]  # (n,)
-    fixed: Bytes  # (n, k)
+class Values(NamedTuple):
+    """Values of one type.
+
+    Attributes
+    ----------
+    there : ndarray
+        bool (n,), False for nulls.
+    fixed : ndarray
+        uint8 (n, k).
+    streams : list
+        The bytes of different numbers.
+    """
+
+    there: NDArray[np.bool_]
+    fixed: Bytes
     streams: list[_Stream]
+
+    def pieces(self) -> Iterator[tuple[memoryview, ...]]:
+        """Yield the bytes of each value, in pieces."""
+        width, fixed = self.fixed.shape[1], memoryview(self.fixed.reshape(-1))
+        streams = [(memoryview(s.data), s.ends.tolist()) for s in self.streams if s.data.size]
+        for i in range(len(self.fixed)):
+            parts = [data[ends[i] : ends[i + 1]] for data, ends in streams]
+            yield (fixed[i * width : (i + 1) * width], *parts)
 
 
 def document(kind: Any) -> Json:
@@ -77,7 +97,8 @@ def document(kind: Any) -> Json:
         return {"list": document(kind.value_type), "length": kind.list_size}
     if _is_text(kind) or _is_bytes(kind):
         return "string" if _is_text(kind) else "binary"
-    if types.is_null(kind) or types.is_boolean(kind) or _width(kind):
+    plain = (types.is_null, types.is_primitive, types.is_decimal, types.is_fixed_size_binary)
+    if any(holds(kind) for holds in plain):
         return str(kind)
     msg = f"castore has no rule for Arrow's {kind}"
     raise FingerprintError(msg)
@@ -97,7 +118,15 @@ def batches(table: Any, positions: Offsets) -> Iterator[tuple[Offsets, Any]]:
     ------
     ndarray, pyarrow.RecordBatch
         Indices into `positions`, and the rows there.
+
+    Raises
+    ------
+    FingerprintError
+        If the table has too few rows, or no columns.
     """
+    if not table.num_columns or positions.max(initial=-1) >= table.num_rows:
+        msg = f"it holds {table.num_rows:,} rows of {table.num_columns} columns"
+        raise FingerprintError(msg)
     take: Any = sys.modules["pyarrow"].array
     order = np.argsort(positions, kind="stable")
     ordered = positions[order]
@@ -115,17 +144,20 @@ def batches(table: Any, positions: Offsets) -> Iterator[tuple[Offsets, Any]]:
         begin += batch.num_rows
 
 
-def pieces(batch: Any, swap: Swap = None) -> Iterator[tuple[memoryview, ...]]:
-    """Yield the bytes of each row of a record batch, in pieces."""
-    found = _dense(batch.to_struct_array(), swap)
-    width, fixed = found.fixed.shape[1], memoryview(found.fixed.reshape(-1))
-    streams = [(memoryview(s.data), s.ends.tolist()) for s in found.streams if s.data.size]
-    for i in range(len(found.fixed)):
-        parts = [data[ends[i] : ends[i + 1]] for data, ends in streams]
-        yield (fixed[i * width : (i + 1) * width], *parts)
+def read(batch: Any, swap: Swap = None) -> Values:
+    """Read the rows of a record batch.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+        The rows.
+    swap : mapping, optional
+        What takes the place of columns, or of what they hold.
+    """
+    return _dense(batch.to_struct_array(), swap)
 
 
-def _values(array: Any, swap: Swap) -> _Values:
+def _values(array: Any, swap: Swap) -> Values:
     array = getattr(array, "storage", array)  # of an extension type
     if not array.null_count:
         return _dense(array, swap)
@@ -135,10 +167,10 @@ def _values(array: Any, swap: Swap) -> _Values:
     fixed[there] = dense.fixed
     # The bytes of a null are none: it ends where the value before it does.
     before = np.concatenate([[0], np.cumsum(there)])
-    return _Values(there, fixed, [_Stream(s.data, s.ends[before]) for s in dense.streams])
+    return Values(there, fixed, [_Stream(s.data, s.ends[before]) for s in dense.streams])
 
 
-def _dense(array: Any, swap: Swap) -> _Values:
+def _dense(array: Any, swap: Swap) -> Values:
     """Read an array without nulls."""
     if callable(swap):
         array, swap = swap(array), None
@@ -155,7 +187,7 @@ def _dense(array: Any, swap: Swap) -> _Values:
         fixed, streams = np.zeros((len(array), 0), np.uint8), []
     else:
         fixed, streams = _numbers(array), []
-    return _Values(np.ones(len(array), np.bool_), fixed, streams)
+    return Values(np.ones(len(array), np.bool_), fixed, streams)
 
 
 def _struct(array: Any, swap: Mapping[str, Swap]) -> tuple[Bytes, list[_Stream]]:
@@ -217,7 +249,7 @@ def _numbers(array: Any) -> Bytes:
     pa: Any = sys.modules["pyarrow"]
     if pa.types.is_boolean(array.type):
         array = array.cast(pa.uint8())
-    width = _width(array.type)
+    width = array.type.bit_width // 8
     if not len(array):
         return np.zeros((0, width), np.uint8)
     kind = f"u{width}" if width in _WORDS else f"V{width}"
@@ -236,23 +268,14 @@ def _numpy(array: Any) -> NDArray[Any]:
     return found
 
 
-def _width(kind: Any) -> int:
-    """Return how many bytes every value of a type takes, 0 where they differ."""
-    try:
-        bits: int = kind.bit_width
-    except ValueError:
-        return 0
-    return bits // 8
-
-
 def _is_text(kind: Any) -> bool:
     types: Any = sys.modules["pyarrow"].types
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return types.is_string(kind) or types.is_large_string(kind)
 
 
 def _is_bytes(kind: Any) -> bool:
     types: Any = sys.modules["pyarrow"].types
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return types.is_binary(kind) or types.is_large_binary(kind)
 
 
 _WORDS = (1, 2, 4, 8)

@@ -1,0 +1,97 @@
+"""Attributes that say how an object is made, loaded, placed or shown, not what it computes."""
+
+from __future__ import annotations
+
+import functools
+
+from castore.identity.libraries import top
+from castore.identity.values import type_name
+
+__all__ = ["APART_FROM_RUNNING", "incidental"]
+
+#: What a class of modules defines to make, show, copy, save and load them.
+APART_FROM_RUNNING = frozenset(
+    [
+        "__copy__",
+        "__deepcopy__",
+        "__del__",
+        "__getstate__",
+        "__init__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__repr__",
+        "__setstate__",
+        "__str__",
+        "_get_name",
+        "_load_from_state_dict",
+        "_save_to_state_dict",
+        "extra_repr",
+        "get_extra_state",
+        "load_state_dict",
+        "set_extra_state",
+        "state_dict",
+    ]
+)
+
+_OF_TRANSFORMERS = frozenset(
+    [
+        "_auto_class",
+        "_commit_hash",
+        "_ep_plan",
+        "_from_model_config",
+        "_fsdp_plan",
+        "_keep_in_fp32_modules",
+        "_keep_in_fp32_modules_strict",
+        "_keys_to_ignore_on_load_missing",
+        "_keys_to_ignore_on_load_unexpected",
+        "_keys_to_ignore_on_save",
+        "_name_or_path",
+        "_no_split_modules",
+        "_original_object_hash",  # Python's hash of a text: another in every process
+        "_post_init_done",
+        "_pp_plan",
+        "_skip_keys_device_placement",
+        "_tp_plan",
+        "_use_kernels",
+        "_weight_conversions",
+        "all_tied_weights_keys",
+        "architectures",
+        "hf_device_map",
+        "model_type",
+        "name_or_path",
+        "transformers_version",
+    ]
+)
+#: Weak references to tensors that ``_flat_weights`` holds.
+_OF_RNNS = frozenset(["_flat_weight_refs"])
+#: What a graph module keeps beside its code, to edit and to print it.
+_OF_GRAPHS = frozenset(
+    [
+        "_code",
+        "_create_node_hooks",
+        "_deepcopy_hooks",
+        "_erase_node_hooks",
+        "_graph",
+        "_lineno_map",
+        "_prologue_start",
+        "_replace_hooks",
+        "_tracer_cls",
+        "_tracer_extras",
+        "meta",
+        "shape_env",
+    ]
+)
+#: By package or class, of objects of the package's classes and of classes derived from them.
+_INCIDENTAL = {
+    "torch.fx.graph_module.GraphModule": _OF_GRAPHS,
+    "torch.nn.modules.rnn.RNNBase": _OF_RNNS,
+    "transformers": _OF_TRANSFORMERS,
+}
+
+
+@functools.lru_cache(maxsize=4096)
+def incidental(kind: type) -> frozenset[str]:
+    """Return names of attributes that say nothing of what objects of `kind` compute."""
+    homes = {name for base in kind.__mro__ for name in (top(base.__module__), type_name(base))}
+    found = [names for home, names in _INCIDENTAL.items() if home in homes]
+    return frozenset[str]().union(*found)
