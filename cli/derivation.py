@@ -55,12 +55,12 @@ def sections(documents: Mapping[str, Any]) -> Iterator[tuple[str, Lines]]:
 
 def _function(table: Mapping[str, Any], recorded: Mapping[str, Any]) -> Lines:
     """Return what is computed: names first, then what was found in the function."""
-    named = {name: table.get(name) for name in ("suffix", "version")}
-    lines: Lines = [
-        (name, _plain(value)) for name, value in named.items() if value not in (None, "")
-    ]
+    lines: Lines = [("suffix", table["suffix"])] if table.get("suffix") else []
+    if table.get("version") is not None:
+        lines.append(("version", _value(table["version"])))
     lines += _models(table.get("model"), recorded.get("models", []))
-    lines += [(f"params.{_plain(name)}", _value(v)) for name, v in table.get("params", {}).get("dict", [])]
+    params = table.get("params", {}).get("dict", [])
+    lines += [(f"params.{_plain(name)}", _value(value)) for name, value in params]
     lines += _found(table)
     lines += [(f"numeric.{name}", _plain(v)) for name, v in table.get("numeric", {}).items()]
     return [*lines, *_others(table, "suffix", "version", "model", "params", "numeric")]
@@ -148,11 +148,11 @@ def _found(document: Mapping[str, Any]) -> Lines:
     return list(_ordered(lines))
 
 
-def _type(value: Any, values: Mapping[str, Any]) -> str:
+def _type(value: Json, values: Mapping[str, Any]) -> str:
     """Return the name of a class, which may have been met before."""
-    while "same" in value:
-        value = values.get(value["same"], {})
-    return last(value.get("type", "object"))
+    if isinstance(value, dict) and "same" in value:
+        value = values.get(value["same"])
+    return last(readable(value))
 
 
 def _calls(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:

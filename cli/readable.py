@@ -95,7 +95,10 @@ def _one(name: str) -> Callable[[str], str]:
     return lambda digest: f"<{name} {digest[:_DIGITS]}>"
 
 
-def _dataset(content: list[Json]) -> str:
+def _dataset(content: Any) -> str:
+    if isinstance(content, dict):  # held by what it consists of
+        level = content["same"]
+        return "<the dataset itself>" if level == 0 else f"<the dataset {level} levels up>"
     length, digest = content
     return f"<dataset of {length:,} samples {digest[:_DIGITS]}>"
 

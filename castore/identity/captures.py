@@ -40,6 +40,7 @@ from castore.identity.members import (
     attributes_of_module,
     cells,
     defaults,
+    factories,
     function_in,
     is_special,
     items,
@@ -52,6 +53,8 @@ from castore.identity.values import Encoder, type_name
 __all__ = ["Captures", "Walk", "capture", "is_module"]
 
 _CONTAINERS = (dict, list, tuple)
+#: Most of what is met, and nothing more special.
+_PLAIN = frozenset([type(None), bool, int, float, str])
 #: Python's objects that are their attributes.
 _NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
 #: What Python keeps slots in, and classes whose attributes are their items.
@@ -214,7 +217,9 @@ class Walk:
         found: dict[str, Any] = {}
         for dotted in global_names(fn.__code__):
             first, *rest = dotted.split(".")
-            if first in fn.__globals__:
+            if first == "__file__":
+                self.found.not_keyed[f"{where}global {first}"] = "a path of this machine"
+            elif first in fn.__globals__ and not is_special(first):
                 found.update(self._reached(first, fn.__globals__[first], rest))
         for name, value in found.items():
             self.value(value, f"{where}global {name}")
@@ -242,6 +247,9 @@ class Walk:
 
     def value(self, value: Any, path: str) -> None:
         """Go through `value`, held at `path`."""
+        if type(value) in _PLAIN:
+            self.found.values[path] = self._encoder.encode(value, path)
+            return
         if value is self._loader or _is_left_out(value):
             return
         try:
@@ -341,7 +349,10 @@ class Walk:
             return
         for base in bases:
             where = path if base is kind else f"{path}.{self.name_of(base)}"
-            for name, item in vars(base).items():
+            others = [type_name(b) for b in base.__bases__ if not self._is_own(b)]
+            if others != ["builtins.object"]:
+                self.found.values[f"{where}.__bases__"] = others
+            for name, item in {**vars(base), **factories(base)}.items():
                 if name not in ignored:
                     self._defined(item, base, name, f"{where}.{name}")
 
@@ -351,10 +362,18 @@ class Walk:
         if function is not None:
             found = inspect.unwrap(function)
             inner = found if isinstance(found, types.FunctionType) else function
-            own = self._own(top(inner.__globals__.get("__name__")))
-            if own and not inner.__code__.co_qualname.startswith("__create_fn__"):  # a dataclass's
-                self._function(function, path)
-        elif not (is_special(name) or isinstance(item, _SLOTS) or issubclass(kind, _TABLES)):
+            package = top(inner.__globals__.get("__name__"))
+            if self._own(package):
+                if not inner.__code__.co_qualname.startswith("__create_fn__"):  # a dataclass's
+                    self._function(function, path)
+            elif name_in_library(function) or not is_library(package):
+                self._assigned(function, kind, name, path)
+        elif not isinstance(item, _SLOTS):
+            self._assigned(getattr(item, "__func__", item), kind, name, path)
+
+    def _assigned(self, item: Any, kind: type, name: str, path: str) -> None:
+        """Go through what somebody set as an attribute of a class, unless Python did."""
+        if not (is_special(name) or issubclass(kind, _TABLES)):
             self.value(item, path)
 
     def _meet(self, value: Any, path: str) -> str | None:

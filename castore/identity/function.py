@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from castore.canonical import Json, identify
-from castore.errors import ConfigError
+from castore.errors import ConfigError, FingerprintError
 from castore.identity import numeric
 from castore.identity.captures import Captures, capture, is_module
 from castore.identity.code import name_of
@@ -15,9 +15,14 @@ from castore.identity.files import File
 from castore.identity.model import hash_model, structure, unwrap
 from castore.identity.values import encode
 
-__all__ = ["Function", "describe_function"]
+__all__ = ["Function", "describe_function", "encode_argument"]
 
 _FORMAT = 1
+_INSTEAD = (
+    "  by value:    numbers, text, arrays, and containers and data classes of them\n"
+    "  a file:      castore.file(path)  # by its content\n"
+    "  for good:    castore.register_fingerprint(TheType, lambda value: ...)  # what it is"
+)
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,9 @@ def describe_function(
         "format": _FORMAT,
         "model": _model_digests(models, model),
         "numeric": keyed,
-        "params": encode(dict(params or {}), "params"),
+        "params": encode_argument(dict(params or {}), "params"),
         "suffix": suffix,
-        "version": encode(version, "version"),
+        "version": encode_argument(version, "version"),
     }
     if not suffix:
         if fn is None:
@@ -128,6 +133,20 @@ def describe_function(
         not_keyed=not_keyed,
         ignored=frozenset(ignore) - left_out.keys(),
     )
+
+
+def encode_argument(value: Any, what: str) -> Json:
+    """Return the document of a value that the caller names.
+
+    Raises
+    ------
+    FingerprintError
+        If it, or something in it, has no rule; with what to write instead.
+    """
+    try:
+        return encode(value, what)
+    except FingerprintError as error:
+        raise FingerprintError(f"{error}.\n{_INSTEAD}") from error
 
 
 def _check(fn: Any, suffix: Any, params: Any, ignore: Any) -> None:

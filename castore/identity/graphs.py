@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["kind_named", "script_function", "script_module", "spelled"]
+__all__ = ["kind_named", "script_function", "script_module", "spelled", "uncompiled"]
 
 _POSITION = re.compile(r" # [^\n\"]*:\d+:\d+$", re.MULTILINE)
 _MANGLED = re.compile(r"\.___torch_mangle_\d+")
@@ -21,10 +22,18 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _CALLS_OWN = re.compile(r"__torch__\.(?!torch\.|torchvision\.)")
 
 
-def kind_named(module: str, name: str) -> type | tuple[()]:
-    """Return a type of a library that may not be imported, to use with isinstance."""
-    found: type | tuple[()] = getattr(sys.modules.get(module), name, ())
-    return found
+def kind_named(module: str, name: str) -> Any:
+    """Return a type of a library, or an empty tuple if nobody imported it: for isinstance."""
+    return getattr(sys.modules.get(module), name, ())
+
+
+def uncompiled(fn: Any) -> Any:
+    """Return the function or bound method that torch.compile was given, or else `fn`."""
+    while isinstance(fn, types.FunctionType) and "__wrapped__" in vars(fn):
+        if not str(fn.__globals__.get("__name__")).startswith("torch._dynamo."):
+            break
+        fn = vars(fn)["__wrapped__"]
+    return fn
 
 
 def spelled(code: str) -> str:
@@ -55,9 +64,7 @@ def script_module(module: Any) -> dict[str, Any]:
             value = part.getattr(attribute)
             if type(value) is not type(part):
                 found[f"{name}.{attribute}".lstrip(".")] = value
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        found[name] = tensor
-    return found
+    return found | dict(module.named_parameters()) | dict(module.named_buffers())
 
 
 def _method(path: str, method: Any) -> Iterator[tuple[str, Any]]:
@@ -71,7 +78,7 @@ def _method(path: str, method: Any) -> Iterator[tuple[str, Any]]:
 
 def _inlined(path: str, method: Any) -> Iterator[tuple[str, Any]]:
     graph = method.inlined_graph
-    yield path, spelled(graph.str(False))  # noqa: FBT003  print no positions: those in blocks stay
+    yield path, spelled(graph.str(False))  # without positions, but for those in blocks
     constants = graph.findAllNodes("prim::Constant")
     tensors = [node.t("value") for node in constants if _is_tensor(node)]
     for index, value in enumerate(tensors):
@@ -79,4 +86,4 @@ def _inlined(path: str, method: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_tensor(node: Any) -> bool:
-    return node.hasAttribute("value") and node.kindOf("value") == "t"
+    return bool(node.hasAttribute("value") and node.kindOf("value") == "t")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterable
+from typing import Any
 
 from castore.identity.libraries import top
 from castore.identity.values import type_name
 
-__all__ = ["APART_FROM_RUNNING", "incidental"]
+__all__ = ["APART_FROM_RUNNING", "computed", "incidental"]
 
 #: What a class of modules defines to make, show, copy, save and load them.
 APART_FROM_RUNNING = frozenset(
@@ -88,10 +89,32 @@ _INCIDENTAL = {
     "transformers": _OF_TRANSFORMERS,
 }
 
+#: Hooks of torch.nn.utils that compute a weight before each call, and where they keep its name.
+_COMPUTING = {
+    "torch.nn.utils.prune.BasePruningMethod": "_tensor_name",
+    "torch.nn.utils.spectral_norm.SpectralNorm": "name",
+    "torch.nn.utils.weight_norm.WeightNorm": "name",
+}
 
-@functools.lru_cache(maxsize=4096)
+
 def incidental(kind: type) -> frozenset[str]:
     """Return names of attributes that say nothing of what objects of `kind` compute."""
-    homes = {name for base in kind.__mro__ for name in (top(base.__module__), type_name(base))}
-    found = [names for home, names in _INCIDENTAL.items() if home in homes]
-    return frozenset[str]().union(*found)
+    found: frozenset[str] = frozenset()
+    for base in kind.__mro__:
+        for home in (top(base.__module__), type_name(base)):
+            found |= _INCIDENTAL.get(home or "", found)
+    return found
+
+
+def computed(hooks: Iterable[Any]) -> frozenset[str]:
+    """Return the names of the weights that `hooks` compute anew from parameters before each call.
+
+    The module keeps the last in an attribute, which says nothing that the parameters do not.
+    """
+    found = set()
+    for hook in hooks:
+        for base in type(hook).__mro__:
+            name = _COMPUTING.get(type_name(base))
+            if name is not None:
+                found.add(getattr(hook, name))
+    return frozenset(found)

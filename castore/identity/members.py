@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import types
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ __all__ = [
     "attributes_of_module",
     "cells",
     "defaults",
+    "factories",
     "function_in",
     "is_special",
     "items",
@@ -84,6 +86,13 @@ def native(kind: type) -> type:
 def is_special(name: str) -> bool:
     """Tell whether Python, not the author, gave an attribute its name."""
     return name == "_abc_impl" or (name.startswith("__") and name.endswith("__"))
+
+
+def factories(kind: type) -> dict[str, Any]:
+    """Return what makes the defaults of a data class's own fields, by their names."""
+    fields = vars(kind).get("__dataclass_fields__", {})
+    missing = dataclasses.MISSING
+    return {n: f.default_factory for n, f in fields.items() if f.default_factory is not missing}
 
 
 def function_in(item: Any) -> types.FunctionType | None:

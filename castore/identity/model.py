@@ -14,7 +14,8 @@ from castore.canonical import Json, identify
 from castore.errors import FingerprintError
 from castore.identity.captures import is_module
 from castore.identity.state import describe
-from castore.identity.structure import Structure, unwrap
+from castore.identity.structure import Structure
+from castore.identity.tree import unwrap
 from castore.identity.values import type_name
 
 __all__ = [
@@ -51,6 +52,11 @@ class ModelState:
     not_keyed: dict[str, str]
     libraries: frozenset[str]
 
+    @property
+    def tensors(self) -> dict[str, Json]:
+        """``[dtype, shape, digest]`` of each tensor, by name."""
+        return {name: described for name, *described in self.derivation["tensors"]}
+
     def differences(self, other: ModelState) -> list[str]:
         """Return the names of tensors, flags and attributes that differ, sorted."""
         here, there = self._by_name(), other._by_name()
@@ -63,8 +69,7 @@ class ModelState:
             inner = {**document, **document.get("attributes", {})}
             inner.pop("attributes", None)
             found.update({f"{name}.{key}".lstrip("."): value for key, value in inner.items()})
-        found.update({name: described for name, *described in self.derivation["tensors"]})
-        return found
+        return found | self.tensors
 
 
 def hash_model(model: Any) -> str:
@@ -95,23 +100,21 @@ def snapshot(model: Any) -> ModelState:
         As `hash_model`.
     """
     found = _structure(model)
-    tensors = [[name, *described] for name, described in describe(found.tensors).items()]
+    tensors = [[name, *described] for name, described in describe(found.tree.tensors).items()]
     derivation = {
         "functions": found.found.functions,
-        "modules": found.modules,
+        "modules": found.tree.modules,
         "tensors": tensors,
         "values": found.found.values,
     }
     libraries = frozenset(found.found.libraries)
-    return ModelState(
-        identify("model", derivation), derivation, found.found.not_keyed, libraries
-    )
+    return ModelState(identify("model", derivation), derivation, found.found.not_keyed, libraries)
 
 
 def structure(model: Any) -> tuple[Json, list[str]]:
     """Return what `model` is beside its tensors, and the names of attributes without a rule."""
     found = _structure(model)
-    return found.modules, list(found.found.not_keyed)
+    return found.tree.modules, list(found.found.not_keyed)
 
 
 def training_flags(model: Any) -> list[tuple[Any, bool]]:

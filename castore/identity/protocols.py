@@ -11,6 +11,7 @@ import datetime as dt
 import decimal
 import fractions
 import inspect
+import operator
 import re
 import sys
 import uuid
@@ -127,6 +128,8 @@ _KNOWN: dict[type, _Says] = {
     dt.timedelta: lambda value: [value.days, value.seconds, value.microseconds],
     dt.timezone: str,
     decimal.Decimal: str,
+    operator.attrgetter: lambda value: value.__reduce__()[1],
+    operator.itemgetter: lambda value: value.__reduce__()[1],
     fractions.Fraction: lambda value: [value.numerator, value.denominator],
     re.Pattern: lambda value: [value.pattern, value.flags],
     uuid.UUID: lambda value: value.hex,

@@ -15,11 +15,10 @@ from castore.identity import rows
 from castore.identity.datasets.combined import flatten
 from castore.identity.datasets.rules import samples_of
 from castore.identity.datasets.samples import Samples, Terms, length_of
-from castore.identity.function import Function
+from castore.identity.function import Function, encode_argument
 from castore.identity.loader import Plan, plan
 from castore.identity.randomness import moves_or_differs
 from castore.identity.rows import RowIds
-from castore.identity.values import encode
 
 __all__ = ["Request", "identify_inputs", "identify_loader"]
 
@@ -194,7 +193,7 @@ def identify_loader(
 def identify_inputs(function: Function, inputs: Mapping[str, Any]) -> Request:
     """Identify `function` of `inputs`, which belong to no loader."""
     function.refuse_ignored(function.ignored)
-    encoded = {name: encode(value, f"inputs[{name!r}]") for name, value in inputs.items()}
+    encoded = {n: encode_argument(value, f"inputs[{n!r}]") for n, value in inputs.items()}
     derivation = {"inputs": encoded, "table": function.table}
     key = identify("key", derivation)
     return Request(function, key, derivation, not_keyed=function.not_keyed)

@@ -220,7 +220,8 @@ def _values(tensor: Any) -> arrays.AnyArray:
     if tensor.dtype not in _plain_dtypes():
         torch: Any = arrays.torch()
         plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        found: arrays.AnyArray = plain.reshape(-1).view(torch.uint8).numpy()
+        flat = plain.as_strided((plain.numel(),), (1,))  # reshape keeps strides of single items
+        found: arrays.AnyArray = flat.view(torch.uint8).numpy()
     else:
         found = tensor.numpy(force=True)
         if not found.flags.c_contiguous:

@@ -134,6 +134,8 @@ _Rule = Callable[[Encoder, Any, str], Json]
 
 def _general_rule(value: Any) -> _Rule:
     """Return the rule for what is known by more than its exact type, most special first."""
+    if isinstance(value, File):
+        return _file
     for kind, rule in _GENERAL_RULES:
         if isinstance(value, kind):
             return rule
@@ -153,8 +155,6 @@ def _known(to: Encoder, value: Any, what: str) -> Json:
         return {"torch.dtype": str(value).partition(".")[2]}
     if torch is not None and isinstance(value, torch.Size):
         return {"torch.Size": list(value)}
-    if isinstance(value, File):
-        return {"file": value.digest()}
     found = known(value)
     if found is not None:
         return {"value": [found[0], to.encode(found[1], what)]}
@@ -163,6 +163,10 @@ def _known(to: Encoder, value: Any, what: str) -> Json:
         return {"function": function}
     msg = f"{what} is a {type_name(type(value))}, for which castore has no rule"
     raise FingerprintError(msg)
+
+
+def _file(_to: Encoder, value: File, _what: str) -> Json:
+    return {"file": value.digest()}
 
 
 def _itself(_to: Encoder, value: Any, _what: str) -> Json:

@@ -319,9 +319,7 @@ def test_i13_the_active_adapter(store):
 
 def test_i14_one_submodule_in_training(store):
     """I14: a model of which one submodule is in training mode is another model."""
-    one, two = (
-        seeded(lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(p=1.0))) for _ in range(2)
-    )
+    one, two = (seeded(lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(p=1.0))) for _ in range(2))
     two[1].train()
     assert not two.training
     models_told_apart(store, numbered(), one, two)
@@ -670,7 +668,7 @@ def test_i29_run_as_a_script_and_imported(tmp_path):
         done = subprocess.run(
             [sys.executable, *how, tmp_path / "store"],
             check=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
         )
@@ -702,7 +700,7 @@ def test_i31_another_number_of_workers(store):
 
 
 def test_i32_a_class_folder_in_front(store, tmp_path):
-    """I32: a class folder that moves all class numbers changes nothing where targets are ignored."""
+    """I32: a class folder that moves the class numbers is no matter where targets are ignored."""
     before = ImageFolder(write_images(tmp_path / "before"), transforms.ToTensor())
     shutil.copytree(tmp_path / "before", tmp_path / "after")
     after = ImageFolder(write_images(tmp_path / "after", ["ant"]), transforms.ToTensor())

@@ -132,7 +132,7 @@ def test_every_captured_value_is_shown(values):
 
 
 def test_what_is_inside_stands_below():
-    """Names are cut to what they add to the line they belong to, and numbers go by what they count."""
+    """Names are cut to what they add to the line above them, and numbers are counted."""
     values = {"t.parts[10]": 3, "t.parts[9]": 2, "t": 1, "t.parts[9]: global G": 4, "to": 5}
     ((_, lines),) = sections({"sources": [{"dataset": "array", "captured": values}]})
     assert lines[1:] == [

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
 import math
 import re
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -61,7 +62,11 @@ class Crop:
     fill: float
 
 
-Point = collections.namedtuple("Point", "x y")
+class Point(NamedTuple):
+    """A point."""
+
+    x: int
+    y: str
 
 
 class Slide:
@@ -91,7 +96,7 @@ class Slide:
         ("a\ud800", r"'a\ud800'"),
         (decimal.Decimal("1.50"), "Decimal('1.50')"),
         (fractions.Fraction(1, 3), "Fraction(1, 3)"),
-        (datetime.date(2026, 1, 2), "date('2026-01-02')"),
+        (dt.date(2026, 1, 2), "date('2026-01-02')"),
         (re.compile("a+"), "Pattern('a+', 32)"),
         (Slide(), "<Slide ('slide', 7)>"),
         (collections.OrderedDict, "collections.OrderedDict"),
@@ -141,6 +146,8 @@ def test_what_a_function_holds_whole_is_written_by_its_size():
     assert re.fullmatch("<loader of 5 samples [0-9a-f]{8}, batch_size=2>", text)
     assert readable({"model": "0123456789abcdef" * 2}) == "<model 01234567>"
     assert readable({"same": "fn.bank"}) == "<same as fn.bank>"
+    assert readable({"dataset": {"same": 0}}) == "<the dataset itself>"
+    assert readable({"dataset": {"same": 2}}) == "<the dataset 2 levels up>"
 
 
 def test_a_name_is_shown_without_its_module():

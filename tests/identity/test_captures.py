@@ -10,6 +10,7 @@ import functools
 import importlib
 import itertools
 import logging
+import operator
 import sys
 import textwrap
 import threading
@@ -581,7 +582,8 @@ def test_what_the_library_writes_into_a_class_is_left_out():
     for held in (Mode.FAST, Pair(1)):
         found = capture(enclosing(held))
         assert list(found.functions) == ["fn", "fn.k.__class__.run"]
-        assert found.values == {"fn.k": encode(held)}
+        assert found.values.keys() == {"fn.k", "fn.k.__class__.__bases__"}
+        assert found.values["fn.k"] == encode(held)
         assert found.not_keyed == {}
 
 
@@ -899,8 +901,60 @@ def test_values_nested_too_deep_are_refused():
         deep = deep[0]
 
 
+def class_of(**attributes):
+    """Make a class of this module with other attributes."""
+    bases = attributes.pop("bases", ())
+    return type("Made", bases, {"__module__": __name__, **attributes})
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"f": textwrap.dedent}, {"f": textwrap.fill}),
+        ({"f": staticmethod(np.mean)}, {"f": staticmethod(np.sum)}),
+        ({"bases": (dict,)}, {"bases": (list,)}),
+        ({"bases": (Extractor,)}, {"bases": (Slotted,)}),
+    ],
+    ids=["a library's function", "a static method of numpy's", "a base of Python's", "own bases"],
+)
+def test_what_a_class_is_given_is_a_difference(one, two):
+    """A class differs by the functions of libraries assigned in it, and by its bases."""
+    assert not same(enclosing(class_of(**one)), enclosing(class_of(**two)))
+    assert same(enclosing(class_of(**one)), enclosing(class_of(**one)))
+
+
+def test_factories_of_defaults_are_captured():
+    """A data class that makes a default by another function is another class."""
+
+    def made(factory):
+        field = dataclasses.field(default_factory=factory)
+        kind = dataclasses.make_dataclass("Made", [("x", list, field)])
+        kind.__module__ = __name__
+        return kind
+
+    assert not same(enclosing(made(lambda: [1])), enclosing(made(lambda: [2])))
+    assert same(enclosing(made(list)), enclosing(made(list)))
+
+
+def test_getters_count_by_what_they_get():
+    """What the operator module makes to get items and attributes is a value."""
+    get = operator.itemgetter
+    assert not same(enclosing(get(1)), enclosing(get(2)))
+    assert not same(enclosing(operator.attrgetter("a")), enclosing(operator.attrgetter("b.c")))
+    assert capture(enclosing(get(1, 2))).not_keyed == {}
+
+
 def test_own_types_go_without_their_module():
     """Types of the function's own package are called by their name alone, wherever they are."""
     found = capture(enclosing([Mode.FAST, Settings()]))
     assert not any(__name__ in dumps(value).decode() for value in found.values.values())
     assert "fn.k.<Mode>.__class__.run" in found.functions
+
+
+def test_what_a_module_knows_of_itself_is_left_out():
+    """A module's own name is no value, and its path is listed as one of this machine."""
+    space = {"__name__": __name__, "__file__": "/home/me/a.py"}
+    exec("def fn(loader):\n    return loader, __file__, __name__", space)
+    found = capture(space["fn"])
+    assert found.values == {}
+    assert found.not_keyed == {"global __file__": "a path of this machine"}

@@ -214,16 +214,28 @@ def test_what_was_read_before_an_error_is_remembered(folder):
 
 def test_an_error_among_many_files_ends_the_scan(folder):
     """An error in one of many threads is raised, and the files not begun are left alone."""
-    paths = fill(folder, **{f"f{i:03}": bytes(300_000) for i in range(60)})
-    started: list[int] = []
+    paths = fill(folder, **{f"f{i:03}": b"" for i in range(400)})
+    for path in paths:
+        os.truncate(path, 300_000)
+    done: list[int] = []
 
-    def stop(done: int) -> None:
-        started.append(done)
-        raise InterruptedError
+    def stop(count: int) -> None:
+        done.append(count)
+        if count == 1:
+            raise InterruptedError
 
     with pytest.raises(InterruptedError):
         contents(paths, folder, stop, clock=later)
-    assert len(started) <= 8
+    assert len(done) < 400
+
+
+def test_files_already_known_count_as_done(folder):
+    """Progress counts every different file, those that need not be read from the beginning."""
+    paths = fill(folder, a=b"1", b=b"2", c=b"3", d=b"4")
+    reads(paths[:2], folder)
+    done: list[int] = []
+    contents([*paths, *paths], folder, done.append, clock=later)
+    assert done == [3, 4]
 
 
 def make_loop(path: Path) -> None:
@@ -341,7 +353,8 @@ def test_relative_answers_as_pathlib_does(root, ends, from_top, slash):
     """The path from a root is what pathlib says, for all paths at once as for each alone."""
     start = "/" if from_top else ""
     root = start + "/".join(root) + ("/" if slash else "")
-    paths = [start + "/".join(end) for end in ends] + [root + "/".join(end) for end in ends]
+    below = root if root in ("", "/") else f"{root}/"
+    paths = [start + "/".join(end) for end in ends] + [below + "/".join(end) for end in ends]
     answers = []
     for path in paths:
         try:
@@ -349,12 +362,17 @@ def test_relative_answers_as_pathlib_does(root, ends, from_top, slash):
         except ValueError:
             answers.append(None)
     assume(None not in answers)
-    if any(os.path.normpath(answer).startswith(b"..") for answer in answers):
+    if any(os.path.normpath(answer).split(b"/")[0] == b".." for answer in answers):
         with pytest.raises(FingerprintError, match="not below"):
             relative(paths, root)
     else:
         assert relative(paths, root) == answers
         assert [relative([path], root)[0] for path in paths] == answers
+
+
+def test_a_nul_is_part_of_one_path():
+    """A path with a NUL, which a list of names may hold, stays one path."""
+    assert relative(["data/a\0b", "data/c"], "data") == [b"a\0b", b"c"]
 
 
 def test_relative_where_only_one_is_absolute(folder, monkeypatch):

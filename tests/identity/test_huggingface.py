@@ -463,7 +463,12 @@ def test_golden_vectors():
         "format": {"rest": [], "type": None},
         "features": [],
     }
-    assert ids(dataset) == []
+    assert ids(dataset) == [
+        "ea0b1fc385e4e2d8183ece2567b58853",
+        "89ee1e547d7f05679d0e48cb50245ebb",
+        "08d81f60b84cacb0cfb8f1a5c78edc10",
+        "81edb0b57451b6678fe62a071adae1f5",
+    ]
 
 
 def test_golden_vectors_of_files():
@@ -477,4 +482,7 @@ def test_golden_vectors_of_files():
         "format": {"rest": [], "type": None},
         "features": [[["i"], "Image", {}]],
     }
-    assert ids(dataset) == []
+    assert ids(dataset) == [
+        "37d9a52e88bfecf2198fd55c46288929",
+        "24376d10d2c534189d4ef8a2130a40c2",
+    ]

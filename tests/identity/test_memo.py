@@ -82,6 +82,13 @@ def test_every_part_of_the_stamp_counts(field):
     assert not memo.look_up("/data", [b"a"], stamps)[1].any()
 
 
+def test_the_name_counts():
+    """A file by another name is not known, though it have the same stamp."""
+    ((_, one),) = numbered(1)
+    memo.add("/data", [(b"a", one)])
+    assert known("/data", [(b"a", one), (b"b", one), (b"c", one)]) == [True, False, False]
+
+
 @pytest.mark.parametrize(
     "unsettled",
     [

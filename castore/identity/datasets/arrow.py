@@ -270,12 +270,12 @@ def _numpy(array: Any) -> NDArray[Any]:
 
 def _is_text(kind: Any) -> bool:
     types: Any = sys.modules["pyarrow"].types
-    return types.is_string(kind) or types.is_large_string(kind)
+    return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
 def _is_bytes(kind: Any) -> bool:
     types: Any = sys.modules["pyarrow"].types
-    return types.is_binary(kind) or types.is_large_binary(kind)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 _WORDS = (1, 2, 4, 8)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from castore import arrays
 from castore.canonical import identify
 from castore.errors import FingerprintError
 from castore.identity import rows
@@ -17,8 +19,10 @@ from castore.identity.datasets.samples import (
     as_indices,
     is_exactly,
     length_of,
+    name_of_dataset,
     within,
 )
+from castore.identity.values import encode
 
 __all__ = ["concatenated", "flatten", "parts_of", "stacked"]
 
@@ -38,17 +42,37 @@ def flatten(dataset: Any, indices: Indices) -> tuple[Any, Indices]:
     FingerprintError
         If an index is out of range or no integer, or a subset contains itself.
     """
-    indices = within(indices, dataset)
     seen: set[int] = set()
     while is_exactly(dataset, _DATA, "Subset"):
         if id(dataset) in seen:
             msg = "a Subset contains itself"
             raise FingerprintError(msg)
         seen.add(id(dataset))
-        indices = as_indices(dataset.indices, "Subset.indices")[indices]
+        indices = _picked(dataset.indices, within(indices, dataset))
         dataset = dataset.dataset
-        indices = within(indices, dataset)
-    return dataset, indices
+    if indices.size and indices.min() < 0 and not _counts_from_the_end(dataset):
+        msg = f"index {indices.min()} of {name_of_dataset(dataset)} is no sample from its end"
+        raise FingerprintError(msg)
+    return dataset, within(indices, dataset)
+
+
+def _picked(values: Any, positions: Indices) -> Indices:
+    """Return the indices at `positions` of a subset's, read as the subset reads them."""
+    if type(values) in (list, tuple, range, np.ndarray) or arrays.is_tensor(values):
+        return as_indices(values, "Subset.indices")[positions]
+    try:  # a dict or a pandas.Series looks up a key, not a place
+        picked = [values[position] for position in positions.tolist()]
+    except Exception as error:
+        msg = f"Subset.indices cannot be read ({type(error).__name__}: {error})"
+        raise FingerprintError(msg) from error
+    return as_indices(picked, "Subset.indices")
+
+
+def _counts_from_the_end(dataset: Any) -> bool:
+    """Tell whether index -1 is the last sample: ``FakeData`` makes up another one."""
+    if is_exactly(dataset, _DATA, "StackDataset"):
+        return all(map(_counts_from_the_end, (parts_of(dataset) or {}).values()))
+    return not is_exactly(dataset, "torchvision.datasets", "FakeData")
 
 
 def parts_of(dataset: Any) -> dict[str, Any] | None:
@@ -89,14 +113,14 @@ def concatenated(dataset: Any, indices: Indices, terms: Terms, identify_part: Id
 def stacked(dataset: Any, indices: Indices, terms: Terms, identify_part: Identify) -> Samples:
     """Identify samples of a ``StackDataset``: each is one of every part's."""
     found = [identify_part(part, indices, terms) for part in (parts_of(dataset) or {}).values()]
-    names = list(dataset.datasets) if isinstance(dataset.datasets, Mapping) else len(found)
+    named = isinstance(dataset.datasets, Mapping)
+    names = encode(list(dataset.datasets), "StackDataset.datasets") if named else len(found)
     source = {"dataset": "torch.utils.data.StackDataset", "parts": names}
     pieces = np.concatenate([samples.row_ids for samples in found], axis=1)
     row_ids = rows.from_parts(identify("source", source), "stack", pieces)
     probes = sorted({probe for samples in found for probe in samples.probes})
     joined = _joined(found, row_ids, probes)
-    return Samples([source, *joined.sources], row_ids, joined.not_keyed, joined.probes,
-                   joined.frozen, joined.parts)  # fmt: skip
+    return replace(joined, sources=[source, *joined.sources])
 
 
 def _joined(found: list[Samples], row_ids: rows.RowIds, probes: list[int]) -> Samples:

@@ -9,7 +9,8 @@ from castore import arrays
 from castore.canonical import Json, dumps, identify
 from castore.errors import FingerprintError
 from castore.identity import rows
-from castore.identity.datasets.samples import Indices, Samples, Terms
+from castore.identity.datasets.samples import Indices, Samples, Terms, source_of
+from castore.identity.members import attributes
 from castore.identity.rows import RowIds
 from castore.identity.values import encode
 
@@ -22,10 +23,12 @@ def array(dataset: Any, indices: Indices, _terms: Terms) -> Samples:
     return _plain(source, row_ids_of(source, [dataset], indices))
 
 
-def tensors(dataset: Any, indices: Indices, _terms: Terms) -> Samples:
+def tensors(dataset: Any, indices: Indices, terms: Terms) -> Samples:
     """Identify samples of a ``TensorDataset``."""
-    source = {"dataset": "torch.utils.data.TensorDataset"}
-    return _plain(source, row_ids_of(source, dataset.tensors, indices))
+    read = {name: value for name, value in attributes(dataset).items() if name != "tensors"}
+    source, found = source_of("torch.utils.data.TensorDataset", read, terms)
+    row_ids = row_ids_of(source, dataset.tensors, indices)
+    return Samples([source], row_ids, found.not_keyed, frozen=found.random)
 
 
 def sequence(dataset: Sequence[Any], indices: Indices, _terms: Terms) -> Samples:
@@ -35,7 +38,7 @@ def sequence(dataset: Sequence[Any], indices: Indices, _terms: Terms) -> Samples
     return _plain(source, rows.from_items(identify("source", source), "value", items))
 
 
-def row_ids_of(source: Json, values: Sequence[Any], indices: Indices) -> RowIds:
+def row_ids_of(source: Json, values: Sequence[Any], indices: Indices, kind: str = "rows") -> RowIds:
     """Return row ids of samples that are a row of each of `values`.
 
     Parameters
@@ -46,6 +49,8 @@ def row_ids_of(source: Json, values: Sequence[Any], indices: Indices) -> RowIds:
         Of equal length. dtype and shape are equal for all rows, so they go into the kind.
     indices : ndarray
         int64 (n,), within them.
+    kind : str
+        What the values are.
 
     Raises
     ------
@@ -60,7 +65,7 @@ def row_ids_of(source: Json, values: Sequence[Any], indices: Indices) -> RowIds:
         for index in indices.tolist():
             yield tuple(view[index * step : (index + 1) * step] for view, step in views)
 
-    return rows.from_items(identify("source", source), f"rows{dumps(header).decode()}", items())
+    return rows.from_items(identify("source", source), f"{kind}{dumps(header).decode()}", items())
 
 
 def _checked(value: Any, indices: Indices) -> arrays.AnyArray:

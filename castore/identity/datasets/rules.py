@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from castore import arrays
 from castore.canonical import Json
-from castore.errors import ConfigError, FingerprintError
+from castore.errors import CastoreError, ConfigError, FingerprintError
 from castore.identity import rows
 from castore.identity.datasets import combined, huggingface, memory, vision, vouched
 from castore.identity.datasets.samples import (
@@ -18,8 +20,10 @@ from castore.identity.datasets.samples import (
     Rule,
     Samples,
     Terms,
+    identifying,
     is_exactly,
     length_of,
+    levels_up,
     refusal,
 )
 from castore.identity.libraries import is_library, top
@@ -63,11 +67,12 @@ def samples_of(
         If a part of the items is to be ignored that they do not have.
     """
     terms = terms or Terms()
-    if dataset_id is not None:
-        flat, indices = combined.flatten(dataset, indices)
-        samples = vouched.vouched(flat, indices, terms, dataset_id, names)
-    else:
-        samples = _identified(dataset, indices, terms)
+    with _refusing(dataset):
+        if dataset_id is None:
+            samples = _identified(dataset, indices, terms)
+        else:
+            flat, indices = combined.flatten(dataset, indices)
+            samples = vouched.vouched(flat, indices, terms, dataset_id, names)
     if missing := terms.ignored - samples.parts:
         known = ", ".join(sorted(samples.parts)) or "nothing"
         msg = f"ignore={min(missing)!r}: of these samples {known} can be ignored"
@@ -78,8 +83,12 @@ def samples_of(
 @add_whole
 def as_value(dataset: Any) -> Json:
     """Return the document of a dataset that a function or an object holds, None if it is none."""
+    level = levels_up(dataset)
+    if level is not None:  # it holds itself, or what holds it
+        return {"dataset": {"same": level}}
     kind = getattr(sys.modules.get(_DATA), "Dataset", None)
-    if not (kind is not None and isinstance(dataset, kind)) and not huggingface.rule_for(dataset):
+    known = kind is not None and issubclass(type(dataset), kind)
+    if not known and not huggingface.rule_for(dataset):
         return None
     if not is_exactly(dataset, _DATA, "Subset") and _rule(dataset) is None:
         if is_library(top(type(dataset).__module__)):
@@ -92,15 +101,29 @@ def as_value(dataset: Any) -> Json:
 
 def _identified(dataset: Any, indices: Indices, terms: Terms) -> Samples:
     flat, indices = combined.flatten(dataset, indices)
-    rule = _rule(flat)
-    if rule is None:
-        raise refusal(flat, _NO_RULE)
-    try:
+    with _refusing(flat), identifying(flat):
+        rule = _rule(flat)
+        if rule is None:
+            raise FingerprintError(_NO_RULE)
         return rule(flat, indices, terms)
+
+
+@contextlib.contextmanager
+def _refusing(dataset: Any) -> Iterator[None]:
+    """Turn what goes wrong with a dataset, whatever it raises, into its refusal."""
+    try:
+        yield
     except FingerprintError as error:
         if "\n" in str(error):  # a part's own refusal, with its lines to paste
             raise
-        raise refusal(flat, str(error), type(error)) from error
+        raise refusal(dataset, str(error), type(error)) from error
+    except (CastoreError, MemoryError):
+        raise
+    except RecursionError as error:
+        raise refusal(dataset, "it is nested too deep, or contains itself") from error
+    except Exception as error:
+        why = f"reading it raised {type(error).__name__}: {error}"
+        raise refusal(dataset, why) from error
 
 
 def _rule(dataset: Any) -> Rule | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import functools
 import inspect
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +19,12 @@ from numpy.typing import NDArray
 from castore import arrays
 from castore.canonical import Json
 from castore.errors import FingerprintError
+from castore.identity.captures import Captures
+from castore.identity.describe import describe, document_of, refuse_random, refuse_unknown
+from castore.identity.files import File
+from castore.identity.members import function_in
 from castore.identity.rows import RowIds
+from castore.identity.values import type_name
 
 __all__ = [
     "Indices",
@@ -23,10 +32,14 @@ __all__ = [
     "Samples",
     "Terms",
     "as_indices",
+    "identifying",
     "is_exactly",
+    "is_path",
     "length_of",
+    "levels_up",
     "name_of_dataset",
     "refusal",
+    "source_of",
     "within",
 ]
 
@@ -101,7 +114,7 @@ def as_indices(values: Any, what: str) -> Indices:
         array = arrays.as_array(values)
         if array is None:
             array = np.array(list(values))
-    except (TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # whatever reading them raises
         msg = f"{what}: {error}; indices are one list of integers"
         raise FingerprintError(msg) from error
     if array.size == 0:
@@ -142,15 +155,14 @@ def length_of(dataset: Any) -> int:
     FingerprintError
         If it has none, or asking for it fails.
     """
-    try:
-        return len(dataset)
-    except TypeError as error:
-        msg = f"{name_of_dataset(dataset)} has no length, so its rows cannot be named"
-        raise FingerprintError(msg) from error
-    except Exception as error:
-        name = name_of_dataset(dataset)
-        msg = f"{name} cannot say its length ({type(error).__name__}: {error})"
-        raise FingerprintError(msg) from error
+    why = ""
+    if hasattr(type(dataset), "__len__"):
+        try:
+            return len(dataset)
+        except Exception as error:
+            why = f" that it can tell ({type(error).__name__}: {error})"
+    msg = f"{name_of_dataset(dataset)} has no length{why}, so its rows cannot be named"
+    raise FingerprintError(msg)
 
 
 def is_exactly(dataset: Any, module: str, name: str, methods: tuple[str, ...] = ()) -> bool:
@@ -158,11 +170,31 @@ def is_exactly(dataset: Any, module: str, name: str, methods: tuple[str, ...] = 
 
     By `methods` in particular, beside those that every dataset has.
     """
-    kind = getattr(sys.modules.get(module), name, None)
-    if kind is None or not isinstance(dataset, kind):
+    kind, base = type(dataset), getattr(sys.modules.get(module), name, None)
+    if not (isinstance(base, type) and issubclass(kind, base)):
         return False
-    methods = ("__getitem__", "__getitems__", "__len__", *methods)
-    return all(getattr(type(dataset), m, None) is getattr(kind, m, None) for m in methods)
+    defined = {n: inspect.getattr_static(base, n, None) for n in _read_by(base, (*_READ, *methods))}
+    if any(inspect.getattr_static(kind, n, None) is not item for n, item in defined.items()):
+        return False
+    held = getattr(dataset, "__dict__", {})
+    return not any(item is not None and n in held for n, item in defined.items())
+
+
+@functools.lru_cache(maxsize=256)
+def _read_by(base: type, methods: tuple[str, ...]) -> frozenset[str]:
+    """Return what may be looked up on an object of the type `base` when `methods` run.
+
+    A subclass may override what is called, or put a property in the place of an attribute.
+    """
+    found: set[str] = set()
+    names = list(methods)
+    while names:
+        name = names.pop()
+        if name not in found:
+            found.add(name)
+            function = function_in(inspect.getattr_static(base, name, None))
+            names += function.__code__.co_names if function is not None else ()
+    return frozenset(found)
 
 
 def name_of_dataset(dataset: Any) -> str:
@@ -171,9 +203,65 @@ def name_of_dataset(dataset: Any) -> str:
     try:
         file = Path(inspect.getfile(kind)).name
         line = inspect.getsourcelines(kind)[1]
-    except (TypeError, OSError):
+    except Exception:  # built in, made without a file, or of a file that was edited since
         return kind.__qualname__
     return f"{kind.__qualname__} ({file}:{line})"
+
+
+def source_of(
+    name: str, read: Mapping[str, Any], terms: Terms, used: tuple[str, ...] = ()
+) -> tuple[dict[str, Json], Captures]:
+    """Return the source of samples of a type that castore knows, and what was found for it.
+
+    Parameters
+    ----------
+    name : str
+        The type.
+    read : mapping
+        The attributes that are part of the source, by name. Paths lie elsewhere on another
+        machine, and the type reads none but those its items are made of: they are listed.
+    terms : Terms
+        How samples are to be identified.
+    used : tuple of str
+        Libraries that decode the items.
+
+    Raises
+    ------
+    FingerprintError
+        If an attribute has no rule, or holds what is random.
+    """
+    found = describe({name: value for name, value in read.items() if not is_path(value)})
+    refuse_unknown(found)
+    if not terms.freeze:
+        refuse_random(found)
+    paths = {n: type_name(type(value)) for n, value in read.items() if is_path(value)}
+    found.not_keyed.update({f"dataset.{n}": kind for n, kind in paths.items()})
+    return {"dataset": name, **document_of(found, used)}, found
+
+
+def is_path(value: Any) -> bool:
+    """Tell whether `value` says where something lies on this machine."""
+    if type(value) is str:
+        return value.startswith(os.sep)
+    return issubclass(type(value), os.PathLike) and type(value) is not File
+
+
+@contextlib.contextmanager
+def identifying(*datasets: Any) -> Iterator[None]:
+    """Remember that `datasets` are being identified: what they hold may hold them."""
+    token = _open.set((*_open.get(), *datasets))
+    try:
+        yield
+    finally:
+        _open.reset(token)
+
+
+def levels_up(dataset: Any) -> int | None:
+    """Return how many others were begun since `dataset`, None if it is not being identified."""
+    for level, held in enumerate(reversed(_open.get())):
+        if held is dataset:
+            return level
+    return None
 
 
 def refusal(
@@ -191,3 +279,8 @@ def refusal(
         "return [self.paths[i] for i in indices]\n"
         '  uncached:    castore.open(..., on_error="compute")'
     )
+
+
+#: What every dataset is read by.
+_READ = ("__getattr__", "__getattribute__", "__getitem__", "__getitems__", "__len__")
+_open: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("open", default=())

@@ -8,19 +8,30 @@ Source: https://github.com/pytorch/vision/tree/main/torchvision/datasets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from castore import arrays
 from castore.canonical import Json, dumps, identify
 from castore.errors import FingerprintError
 from castore.identity import rows
 from castore.identity.datasets.memory import row_ids_of
-from castore.identity.datasets.samples import Indices, Rule, Samples, Terms, is_exactly
-from castore.identity.describe import describe, document_of, refuse_random, refuse_unknown
+from castore.identity.datasets.samples import (
+    Indices,
+    Rule,
+    Samples,
+    Terms,
+    is_exactly,
+    source_of,
+)
 from castore.identity.files import content_digests, relative, stamps
+from castore.identity.members import attributes
 from castore.identity.rows import RowIds
 from castore.identity.values import encode
 
@@ -56,23 +67,23 @@ class Family:
 
     def samples(self, name: str, dataset: Any, indices: Indices, terms: Terms) -> Samples:
         """Identify samples of a dataset of the type `name`."""
-        read = {n: value for n, value in vars(dataset).items() if n not in self.attributes}
+        held = attributes(dataset).items()
+        read = {attribute: value for attribute, value in held if attribute not in self.attributes}
         if "target" in terms.ignored:
             read = _without_targets(read)
-        found = describe(read)
-        refuse_unknown(found)
-        if not terms.freeze:
-            refuse_random(found)
-        source = {"dataset": f"torchvision.datasets.{name}", **document_of(found, ("PIL",))}
+        source, found = source_of(f"torchvision.datasets.{name}", read, terms, ("PIL",))
         row_ids = self.row_ids(source, dataset, indices, terms)
         probes = (0,) if len(indices) else ()
-        return Samples([source], row_ids, probes=probes, frozen=found.random, parts=self.parts)
+        # Without their paths, files of one size and one time would be one.
+        parts = self.parts if terms.by == "content" else self.parts - {"path"}
+        return Samples([source], row_ids, found.not_keyed, probes, found.random, parts)
 
 
 def _without_targets(read: dict[str, Any]) -> dict[str, Any]:
     """Return attributes without what transforms the target alone."""
     joined: Any = read.get("transforms")
-    if type(joined).__name__ == "StandardTransform":
+    standard = getattr(sys.modules.get("torchvision.datasets.vision"), "StandardTransform", None)
+    if type(joined) is standard:
         read = {**read, "transforms": joined.transform}
     return {name: value for name, value in read.items() if name != "target_transform"}
 
@@ -103,36 +114,54 @@ def _family(dataset: Any) -> tuple[str, Family] | None:
     return None
 
 
-def _targets(targets: Any, indices: Indices) -> Any:
-    """Return class numbers as int64, whatever holds them."""
-    if len(targets) <= (indices.max() if indices.size else -1):
-        msg = f"it has {len(targets):,} targets, and is asked for sample {indices.max():,}"
-        raise FingerprintError(msg)
-    try:
-        return np.asarray(targets, np.int64)
-    except (TypeError, ValueError, OverflowError) as error:
-        msg = f"its targets are not class numbers ({error})"
-        raise FingerprintError(msg) from error
-
-
 def _in_memory(data: str, targets: str) -> Callable[[Json, Any, Indices, Terms], RowIds]:
     """Return the rule of a dataset with its images in one array and its classes in another."""
 
     def row_ids(source: Json, dataset: Any, indices: Indices, terms: Terms) -> RowIds:
-        values = [getattr(dataset, data)]
-        classes = getattr(dataset, targets)
-        if classes is not None and "target" not in terms.ignored:
-            values.append(_targets(classes, indices))
-        return row_ids_of(source, values, indices)
+        images, classes = getattr(dataset, data), getattr(dataset, targets)
+        if classes is None or "target" in terms.ignored:
+            return row_ids_of(source, [images], indices)
+        kind, column = _targets(classes, indices)
+        return row_ids_of(source, [images, column], indices, kind)
 
     return row_ids
 
 
+def _targets(targets: Any, indices: Indices) -> tuple[str, Any]:
+    """Return what rows with such targets are, and an array with one for each sample.
+
+    Class numbers are int64, whatever holds them.
+    """
+    most = int(indices.max()) if indices.size else -1
+    if len(targets) <= most:
+        msg = f"it has {len(targets):,} targets, and is asked for sample {most:,}"
+        raise FingerprintError(msg)
+    with contextlib.suppress(TypeError, OverflowError):
+        if type(targets) in (list, tuple) and all(map(_is_integer, set(map(type, targets)))):
+            return "rows", np.array(targets, np.int64)
+        array = arrays.as_array(targets)
+        if array is not None:
+            fits = array.dtype.kind != "b" and np.can_cast(array.dtype, np.int64)
+            return "rows", array.astype(np.int64) if fits else array
+    found = np.zeros((most + 1, 16), np.uint8)
+    asked = np.unique(indices)
+    found[asked] = _encoded([targets[index] for index in asked.tolist()])
+    return "rows+target", found
+
+
+def _is_integer(kind: type) -> bool:
+    return kind is int or issubclass(kind, np.integer)
+
+
 def _file_rows(source: Json, dataset: Any, indices: Indices, terms: Terms) -> RowIds:
-    pairs = _picked(dataset.samples, indices)
-    paths = [str(path) for path, _ in pairs]
-    classes = None if "target" in terms.ignored else [target for _, target in pairs]
-    return _rows_of_files(source, dataset, [paths], classes, terms)
+    paths, targets = _file_paths(dataset, indices), None
+    if "target" not in terms.ignored:
+        targets = [target for _, target in _picked(dataset.samples, indices)]
+    return _rows_of_files(source, dataset, [paths], targets, terms)
+
+
+def _file_paths(dataset: Any, indices: Indices) -> list[str]:
+    return [os.fsdecode(path) for path, _ in _picked(dataset.samples, indices)]
 
 
 def _annotated_rows(annotations: str) -> Callable[[Json, Any, Indices, Terms], RowIds]:
@@ -157,7 +186,7 @@ def _coco_rows(source: Json, dataset: Any, indices: Indices, terms: Terms) -> Ro
 
 def _coco_paths(dataset: Any, indices: Indices) -> list[str]:
     images = dataset.coco.loadImgs(_picked(dataset.ids, indices))
-    return [f"{dataset.root}/{image['file_name']}" for image in images]
+    return [os.path.join(dataset.root, image["file_name"]) for image in images]  # noqa: PTH118  as read
 
 
 def _rows_of_files(
@@ -168,20 +197,38 @@ def _rows_of_files(
     terms: Terms,
 ) -> RowIds:
     """Return row ids of samples made of a file of each of `columns`, and a target."""
-    parts = [_known_by(paths, dataset.root, terms) for paths in columns]
+    fixed = np.concatenate([_known_by(paths, dataset.root, terms) for paths in columns], axis=1)
     kind = "file" if terms.by == "content" else terms.by
     if len(columns) > 1:
         kind += f"x{len(columns)}"
-    if targets is not None:
-        numbers = all(type(target) is int for target in targets)
-        kind += "+class" if numbers else "+target"
-        parts.append(_class_numbers(targets) if numbers else _encoded(targets))
-    names = [b""] * len(columns[0])
+    names, path = [b""] * len(fixed), ""
     if "path" not in terms.ignored:
-        kind += "+path"
-        names = relative(columns[0], dataset.root)
-    fixed = np.concatenate(parts, axis=1)
-    return rows.from_parts(identify("source", source), kind, fixed, names)
+        # A content is itself wherever it lies; a size and a time say little without the path.
+        path, named = "+path", columns if terms.by != "content" else columns[:1]
+        relatives = [relative(paths, dataset.root) for paths in named]
+        names = [b"\0".join(paths) for paths in zip(*relatives, strict=True)]
+    digest = identify("source", source)
+    row_ids = np.empty((len(fixed), 16), np.uint8)
+    for tag, chosen, column in _columns(targets, len(fixed)):
+        pieces = np.concatenate([fixed[chosen], column], axis=1)
+        below = [names[i] for i in chosen.tolist()]
+        row_ids[chosen] = rows.from_parts(digest, f"{kind}{tag}{path}", pieces, below)
+    return row_ids
+
+
+def _columns(targets: list[Any] | None, count: int) -> Iterator[tuple[str, Any, Any]]:
+    """Yield which samples have targets of a kind, and their targets as bytes, uint8 (m, k)."""
+    if targets is None:
+        yield "", np.arange(count), np.empty((count, 0), np.uint8)
+        return
+    numbers = np.array([type(t) is int and -(2**63) <= t < 2**63 for t in targets], np.bool_)
+    for tag, where, encoded in (
+        ("+class", numbers, _class_numbers),
+        ("+target", ~numbers, _encoded),
+    ):
+        chosen = np.flatnonzero(where)
+        if chosen.size:
+            yield tag, chosen, encoded([targets[i] for i in chosen.tolist()])
 
 
 def _known_by(paths: list[str], root: Any, terms: Terms) -> Any:
@@ -218,6 +265,8 @@ _PARTED = _CLASSES | {"transforms"}
 _JOINED = frozenset(["root", "images", "targets", "transform", "target_transform"])
 _NAMED = frozenset(["data", "labels", "split", "train"])
 
+#: Of the subclasses of ``ImageFolder``: where they lie, and other names of their classes.
+_SUBCLASSES = frozenset(["_base_folder", "_data_folder", "wnid_to_idx", "wnids"])
 _VOC = frozenset(["filename", "image_set", "md5", "url", "year"])
 _BOTH = frozenset(["path", "target"])
 
@@ -236,10 +285,10 @@ _FAMILIES = (
     Family(("STL10",), _PARTED | _NAMED | {"folds"}, _in_memory("data", "labels")),
     Family(("FakeData",), _PARTED | {"size"}, _fake_rows, parts=frozenset()),
     Family(
-        ("ImageFolder", "DatasetFolder"),
-        _PARTED | {"allow_empty", "extensions", "imgs", "samples"},
+        ("ImageFolder", "DatasetFolder", "EuroSAT"),
+        _PARTED | {"allow_empty", "extensions", "imgs", "samples"} | _SUBCLASSES,
         _file_rows,
-        files=lambda dataset, indices: [str(p) for p, _ in _picked(dataset.samples, indices)],
+        files=_file_paths,
         parts=_BOTH,
     ),
     Family(

@@ -7,8 +7,6 @@ code and attributes too.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,19 @@ import numpy as np
 from castore.canonical import identify
 from castore.errors import FingerprintError
 from castore.identity import rows
-from castore.identity.captures import Captures, is_module
-from castore.identity.datasets import combined, vision
-from castore.identity.datasets.samples import Indices, Samples, Terms, length_of
+from castore.identity.captures import Captures
+from castore.identity.datasets import vision
+from castore.identity.datasets.acting import Search, has_rows
+from castore.identity.datasets.samples import (
+    Indices,
+    Samples,
+    Terms,
+    identifying,
+    is_path,
+    length_of,
+)
 from castore.identity.describe import describe, document_of, refuse_random
+from castore.identity.members import attributes
 from castore.identity.protocols import UNSAID, said_by
 from castore.identity.rows import RowIds
 from castore.identity.values import encode, type_name
@@ -42,7 +49,7 @@ def vouched(
         The name of each of the samples asked for, in order. By default the relative path in
         datasets of files, or what ``__castore_row_ids__`` says, or else the index.
     """
-    found = describe(dict(_callables(dataset, "")))
+    found = _describe_code(dataset)
     if not terms.freeze:
         refuse_random(found)
     source = {"dataset_id": dataset_id, **document_of(found)}
@@ -77,15 +84,20 @@ def self_named(dataset: Any, indices: Indices, terms: Terms) -> Samples:
         found.not_keyed.update(left)
         source = {"dataset": kind.__qualname__, **document_of(found)}
     else:
-        found = describe(dict(_callables(dataset, "")))
+        found = _describe_code(dataset)
         fingerprint = encode(said, f"{kind.__qualname__}.__castore_fingerprint__()")
         source = {"dataset": kind.__qualname__, "fingerprint": fingerprint, **document_of(found)}
     if not terms.freeze:
         refuse_random(found)
     digest = identify("source", source)
-    if _names_rows(dataset):
-        return _samples(source, named_rows(digest, _own_names(dataset, indices)), found)
-    return _samples(source, rows.from_integers(digest, indices), found)
+    if not _names_rows(dataset):
+        return _samples(source, rows.from_integers(digest, indices), found)
+    row_ids = named_rows(digest, _own_names(dataset, indices))
+    if _distinct(row_ids) != len(np.unique(indices)):
+        what = f"{kind.__qualname__}.__castore_row_ids__()"
+        msg = f"{what} must give one name to one sample: two have the same, or one has two"
+        raise FingerprintError(msg)
+    return _samples(source, row_ids, found)
 
 
 def named_rows(source: str, names: Any) -> RowIds:
@@ -130,14 +142,20 @@ def _own_names(dataset: Any, indices: Indices) -> Any:
     what = f"{type(dataset).__qualname__}.__castore_row_ids__()"
     try:
         names = dataset.__castore_row_ids__(indices.tolist())
-        names = names if isinstance(names, np.ndarray) else list(names)
+        if not isinstance(names, (np.ndarray, str, bytes)):
+            names = list(names)
     except Exception as error:
         msg = f"{what} raised {type(error).__name__}: {error}"
         raise FingerprintError(msg) from error
-    if len(names) != len(indices):
-        msg = f"{what} returned {len(names):,} names for {len(indices):,} samples"
+    if isinstance(names, (str, bytes)) or len(names) != len(indices):
+        count = "one text" if isinstance(names, (str, bytes)) else f"{len(names):,} names"
+        msg = f"{what} returned {count} for {len(indices):,} samples"
         raise FingerprintError(msg)
     return names
+
+
+def _distinct(row_ids: RowIds) -> int:
+    return len(set(map(bytes, row_ids)))
 
 
 def _samples(source: Any, row_ids: RowIds, found: Captures, *, by_index: bool = False) -> Samples:
@@ -146,23 +164,12 @@ def _samples(source: Any, row_ids: RowIds, found: Captures, *, by_index: bool = 
     return Samples([source], row_ids, not_keyed, probes, found.random, frozenset(), by_index)
 
 
-def _callables(dataset: Any, path: str) -> list[tuple[str, Any]]:
-    """Return the callables and modules among the attributes of a dataset and of its parts."""
-    parts = combined.parts_of(dataset)
-    if parts is not None:
-        return [
-            found for name, part in parts.items() for found in _callables(part, f"{path}{name}.")
-        ]
-    held = getattr(dataset, "__dict__", {}).items()
-    return [(f"{path}{name}", value) for name, value in held if _acts(value)]
-
-
-def _acts(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_acts, value.values()))
-    if isinstance(value, (list, tuple)):
-        return any(callable(item) for item in value[:16])
-    return callable(value) or is_module(value)
+def _describe_code(dataset: Any) -> Captures:
+    """Describe what acts among what a dataset holds, whatever its items are."""
+    search = Search(dataset)
+    code = dict(search.within(dataset))
+    with identifying(*search.datasets):
+        return describe(code)
 
 
 def _attributes(dataset: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -170,22 +177,12 @@ def _attributes(dataset: Any) -> tuple[dict[str, Any], dict[str, str]]:
     length = length_of(dataset)
     read: dict[str, Any] = {}
     left: dict[str, str] = {}
-    for name, value in getattr(dataset, "__dict__", {}).items():
-        if _is_path(value) or _has_rows(value, length):
-            left[name] = type_name(type(value))
-        else:
+    search = Search(dataset)
+    for name, value in attributes(dataset).items():
+        if callable(value) or not (is_path(value) or has_rows(value, length)):
             read[name] = value
+            continue
+        left[name] = type_name(type(value))
+        if search.reaches(value):
+            read.update(search.within(value, name))
     return read, left
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, os.PathLike) or (isinstance(value, str) and value.startswith(os.sep))
-
-
-def _has_rows(value: Any, length: int) -> bool:
-    if isinstance(value, (str, bytes)) or not hasattr(type(value), "__len__"):
-        return False
-    try:
-        return len(value) == length
-    except Exception:  # an array without axes has none
-        return False

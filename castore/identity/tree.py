@@ -1,0 +1,186 @@
+"""The modules and tensors of a model by name, wherever they are held.
+
+The tree is that of submodules. A module or tensor that is held elsewhere (in a list, a closure)
+joins it under the path where it is met; so does all within it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+from castore import arrays
+from castore.canonical import Json
+from castore.identity.graphs import kind_named
+from castore.identity.protocols import UNSAID, said_by
+from castore.identity.values import type_name
+
+__all__ = ["REFERENCES", "Member", "Tree", "join", "said", "unwrap"]
+
+#: What may be gone tomorrow, and is copied without what it refers to.
+REFERENCES = frozenset([weakref.ref, weakref.ProxyType, weakref.CallableProxyType])
+#: What torch and transformers remember of a tensor beside its values.
+_OF_TENSORS = frozenset(
+    [
+        "_dynamo_static_input_type",
+        "_is_buffer",
+        "_is_hf_initialized",
+        "_is_param",
+        "persistent",
+    ]
+)
+
+
+def unwrap(model: Any) -> Any:
+    """Return the module inside DataParallel, DistributedDataParallel and compile wrappers."""
+    torch: Any = arrays.torch()
+    parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    compiled = kind_named("torch._dynamo", "OptimizedModule")
+    while True:
+        if isinstance(model, parallel):
+            model = model.module
+        elif isinstance(model, compiled):
+            model = model._orig_mod  # noqa: SLF001  torch gives no public name
+        else:
+            return model
+
+
+def said(module: Any) -> Any:
+    """Return what a module says identifies it, or UNSAID."""
+    return said_by(module, f"the fingerprint of {type_name(type(module))}")
+
+
+def join(name: str, key: str) -> str:
+    """Return the name of what a module called `name` holds under `key`."""
+    return f"{name}.{key}" if name else key
+
+
+@dataclass(frozen=True)
+class Member:
+    """A module in the tree.
+
+    Attributes
+    ----------
+    name : str
+        Its first name; empty for the model itself.
+    module : torch.nn.Module
+        The module, unwrapped.
+    sort : str
+        How it is described: ``"plain"``, ``"graph"``, ``"script"``, ``"said"``, ``"sharded"``.
+    document : dict
+        What is known of it: the names of its parameters, buffers and submodules, in order.
+    """
+
+    name: str
+    module: Any
+    sort: str
+    document: dict[str, Json]
+
+
+@dataclass
+class Tree:
+    """Modules and tensors by name.
+
+    Attributes
+    ----------
+    modules : list
+        ``[name, document]``, outer ones first; what was met under another name has the document
+        ``{"same": name}``.
+    members : list of Member
+        Each module once.
+    tensors : dict[str, torch.Tensor]
+        Parameters and buffers under all their names, tensors held elsewhere under one.
+    not_keyed : dict[str, str]
+        Type names of attributes of parameters, by path.
+    """
+
+    modules: list[list[Json]] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
+    tensors: dict[str, Any] = field(default_factory=dict)
+    not_keyed: dict[str, str] = field(default_factory=dict)
+    _named: dict[int, tuple[str, Any]] = field(default_factory=dict)
+    _sorts: dict[type, str] = field(default_factory=dict)
+
+    def tensor(self, tensor: Any, path: str) -> str:
+        """Return the first name of a tensor, `path` if it has none."""
+        known = self._named.get(id(tensor))
+        return known[0] if known else self._add_tensor(tensor, path)
+
+    def module(self, module: Any, path: str) -> str:
+        """Return the first name of a module, `path` if it has none."""
+        module = unwrap(module)
+        known = self._named.get(id(module))
+        if known:
+            return known[0]
+        waiting = [(path, module)]
+        while waiting:
+            waiting += reversed(self._add_module(*waiting.pop()))
+        return path
+
+    def _add_module(self, name: str, module: Any) -> list[tuple[str, Any]]:
+        """Give names to a module and its tensors; return the modules it holds, to be named."""
+        sort = self._sort(module)
+        if sort == "wrapper":
+            return [(name, unwrap(module))]
+        known = self._named.get(id(module))
+        if known:
+            self.modules.append([name, {"same": known[0]}])
+            return []
+        document: dict[str, Json] = {}
+        self._named[id(module)] = (name, module)
+        self.modules.append([name, document])
+        self.members.append(Member(name, module, sort, document))
+        if sort in ("said", "script"):
+            return []
+        held = vars(module)
+        prefix = f"{name}." if name else ""
+        for kind in ("_parameters", "_buffers"):
+            tensors = held.get(kind)
+            if tensors:
+                document[kind[1:]] = list(tensors)
+                for key, tensor in tensors.items():
+                    if tensor is not None:
+                        self._add_tensor(tensor, prefix + key)
+        inner = held.get("_modules")
+        if not inner:
+            return []
+        document["modules"] = list(inner)
+        found = []
+        for key, child in inner.items():
+            if type(child) in REFERENCES:
+                self.not_keyed[prefix + key] = type_name(type(child))
+            elif child is not None:
+                found.append((prefix + key, child))
+        return found
+
+    def _add_tensor(self, tensor: Any, name: str) -> str:
+        while name in self.tensors:  # an attribute that has the name of a parameter
+            name += "'"
+        self.tensors[name] = tensor
+        for key, value in vars(tensor).items():
+            if key not in _OF_TENSORS:
+                self.not_keyed[f"{name}.{key}"] = type_name(type(value))
+        return self._named.setdefault(id(tensor), (name, tensor))[0]
+
+    def _sort(self, module: Any) -> str:
+        kind = type(module)
+        if kind not in self._sorts:
+            self._sorts[kind] = _sort(module)
+        return self._sorts[kind]
+
+
+def _sort(module: Any) -> str:
+    """Tell how modules of the type of `module` are described."""
+    torch: Any = arrays.torch()
+    if unwrap(module) is not module:
+        return "wrapper"
+    if said(module) is not UNSAID:
+        return "said"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "script"
+    if isinstance(module, kind_named("torch.fx", "GraphModule")):
+        return "graph"
+    if isinstance(module, kind_named("torch.distributed.fsdp", "FullyShardedDataParallel")):
+        return "sharded"
+    return "plain"
