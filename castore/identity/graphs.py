@@ -1,9 +1,9 @@
 """Modules that torch wrote: their code, without traces of where it was written.
 
 A graph module of torch.fx goes by its Python code; a script module by the code of its methods,
-which torch prints from its intermediate form. Code of a script calls functions by name, so
-where it calls some of the user's, the graph with all calls put in place is added. Out are
-source positions, and the numbers torch adds to names it has given before in this process.
+which torch prints from its intermediate form. That code calls functions by name: a method that
+calls the user's goes by its graph, with all calls put in place. Out are source positions, and
+the numbers torch adds to names it has given before in this process.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def script_module(module: Any) -> dict[str, Any]:
         for method_name in part._method_names():  # noqa: SLF001
             method = part._get_method(method_name)  # noqa: SLF001
             found.update(_method(f"{name}.{method_name}".lstrip("."), method))
-            used.update(node.s("name") for node in method.graph.findAllNodes("prim::GetAttr"))
+            graph = method.graph
+            used.update(node.s("name") for node in graph.findAllNodes("prim::GetAttr"))
     for name, part in inner.items():
         for attribute in sorted(filter(part.hasattr, used)):
             value = part.getattr(attribute)
@@ -69,11 +70,12 @@ def script_module(module: Any) -> dict[str, Any]:
 
 def _method(path: str, method: Any) -> Iterator[tuple[str, Any]]:
     code, constants = method.code_with_constants
+    if _CALLS_OWN.search(code):
+        yield from _inlined(f"{path}()", method)
+        return
     yield f"{path}()", spelled(code)
     for name, value in constants.items():
         yield f"{path}().{name}", value
-    if _CALLS_OWN.search(code):
-        yield from _inlined(f"{path}().graph", method)
 
 
 def _inlined(path: str, method: Any) -> Iterator[tuple[str, Any]]:

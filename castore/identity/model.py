@@ -15,7 +15,7 @@ from castore.errors import FingerprintError
 from castore.identity.captures import is_module
 from castore.identity.state import describe
 from castore.identity.structure import Structure
-from castore.identity.tree import unwrap
+from castore.identity.tree import join, unwrap
 from castore.identity.values import type_name
 
 __all__ = [
@@ -59,17 +59,23 @@ class ModelState:
 
     def differences(self, other: ModelState) -> list[str]:
         """Return the names of tensors, flags and attributes that differ, sorted."""
-        here, there = self._by_name(), other._by_name()
-        names = sorted(here.keys() | there.keys())
-        return [name for name in names if here.get(name) != there.get(name)]
+        here, there = self._parts(), other._parts()
+        differing = (part for part in here | there if here.get(part) != there.get(part))
+        return sorted({name for _, name in differing})
 
-    def _by_name(self) -> dict[str, Json]:
-        found: dict[str, Json] = {**self.derivation["values"], **self.derivation["functions"]}
+    def _parts(self) -> dict[tuple[str, str], Json]:
+        """Return what the digest is of, by section and name."""
+        found = {("tensors", name): described for name, described in self.tensors.items()}
+        for section in ("functions", "values"):
+            for path, value in self.derivation[section].items():
+                found[section, path] = value
         for name, document in self.derivation["modules"]:
-            inner = {**document, **document.get("attributes", {})}
-            inner.pop("attributes", None)
-            found.update({f"{name}.{key}".lstrip("."): value for key, value in inner.items()})
-        return found | self.tensors
+            for key, value in document.items():
+                if key != "attributes":
+                    found["modules", join(name, key)] = value
+            for key, value in document.get("attributes", {}).items():
+                found["attributes", join(name, key)] = value
+        return found
 
 
 def hash_model(model: Any) -> str:

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from castore.digest import identity, identity_hasher
+from castore.digest import digest128, identity, identity_hasher
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -95,11 +94,8 @@ def from_parts(
     """
     prefix = f"castore/1/row/{kind}/{source}\n".encode()
     data, width = fixed.tobytes(), fixed.shape[1]
-    digest = xxhash.xxh3_128_digest
     found = [
-        digest(prefix + data[start : start + width] + name)
-        for start, name in zip(
-            range(0, len(data), width), names or [b""] * len(fixed), strict=True
-        )
+        digest128(prefix + data[start : start + width] + name)
+        for start, name in zip(range(0, len(data), width), names or [b""] * len(fixed), strict=True)
     ]
     return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import captured
 import click
 import exact_hits
 import fingerprints
@@ -22,7 +23,7 @@ from rich.console import Console
 
 _SECTIONS = {
     section.NAME: section.measure
-    for section in (exact_hits, storing, model_hash, fingerprints, imports, streaming)
+    for section in (exact_hits, storing, model_hash, fingerprints, captured, imports, streaming)
 }
 
 

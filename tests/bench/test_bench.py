@@ -30,6 +30,8 @@ def test_quick_run_leaves_figures_and_a_picture(tmp_path: Path) -> None:
         "hits",
         "storing",
         "models",
+        "fingerprints",
+        "captures",
         "imports",
         "streaming",
     ]

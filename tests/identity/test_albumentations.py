@@ -190,6 +190,7 @@ def test_a_composition_is_described_whole():
     """Nothing of a composition that draws nothing is left out, and a rebuilt one is the same."""
     assert document(pipeline()) == document(pipeline())
     assert not held(pipeline()).random
+    assert b"apply" not in document(pipeline())  # which its class says
 
 
 OTHERS = {

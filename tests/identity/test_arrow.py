@@ -7,7 +7,7 @@ import decimal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from castore.errors import FingerprintError
@@ -98,6 +98,8 @@ def test_rows_have_equal_bytes_exactly_where_they_are_equal(column):
 
 
 @given(columns, st.integers(0, 6))
+@example((pa.binary(), [b"a", b"bc", None]), 1)
+@example((pa.list_(pa.string()), [["a"], ["bc", None], None]), 1)
 def test_chunks_slices_and_widths_make_no_difference(column, cut):
     """A row has the same bytes sliced, in chunks, and under offsets of 64 bits."""
     kind, values = column
@@ -106,6 +108,7 @@ def test_chunks_slices_and_widths_make_no_difference(column, cut):
     assert rows(array.slice(cut)) == found[cut:]
     assert rows(pa.chunked_array([array[:cut], array[cut:]], kind)) == found
     assert rows(pa.array(values, wide(kind))) == found
+    assert rows(pa.array(values, wide(kind)).slice(cut)) == found[cut:]
     assert rows(pa.array([*values, *values], kind).slice(len(values))) == found
 
 
@@ -183,6 +186,8 @@ def test_extensions_go_by_what_they_store():
 def test_rows_of_several_columns_keep_them_apart():
     """What one column ends with is not what the next begins with."""
     table = pa.table({"a": ["x", "xy", None, ""], "b": ["yz", "z", "", None]})
+    assert len(set(rows(table))) == 4
+    table = pa.table({"a": [[1], [1, 2], [], None], "b": [[2, 3], [3], [1, 2, 3], [1, 2, 3]]})
     assert len(set(rows(table))) == 4
 
 

@@ -312,6 +312,13 @@ def test_how_pictures_are_decoded_counts(files):
     assert "decoders" not in samples(pictured(files, decode=False)).sources[0]
 
 
+def test_nothing_is_decoded_in_tables_of_arrow(files):
+    """Arrow's own format gives files as they are stored: by path, whatever decodes them."""
+    raw = pictured(files).with_format("arrow")
+    assert ids(raw) == ids(pictured(files, mode="L").with_format("arrow"))
+    assert len(set(ids(raw))) == 3
+
+
 def test_paths_count_where_samples_show_them(files):
     """Of pictures that are not decoded the path counts too, unless it is to be ignored."""
     dataset = pictured(files, decode=False)
@@ -319,6 +326,8 @@ def test_paths_count_where_samples_show_them(files):
     assert len({first, second, third}) == 3
     ignored = ids(dataset, ignored=frozenset(["path"]))
     assert ignored[0] == ignored[2] != ignored[1]
+    nameless = stored(datasets.Image(decode=False), {"bytes": b"x", "path": None})
+    assert ids(nameless, ignored=frozenset(["path"])) != ids(nameless)
     with pytest.raises(ConfigError, match="nothing can be ignored"):
         samples(pictured(files), ignored=frozenset(["path"]))
 

@@ -35,15 +35,26 @@ class Search:
     """
 
     def __init__(self, dataset: Any) -> None:
-        self.datasets = [dataset]
-        self._own = {"__main__", top(type(dataset).__module__)}
+        self.datasets: list[Any] = []
+        self._own: set[str | None] = {"__main__"}
         self._met: dict[int, Any] = {}  # holds what it met: ids are used again
+        self._add(dataset)
+
+    def _add(self, dataset: Any) -> None:
+        self.datasets.append(dataset)
+        package = top(type(dataset).__module__)
+        if is_users(package):
+            self._own.add(package)
 
     def within(self, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         """Yield what acts among what `value` holds, by path."""
         self._met[id(value)] = value
         if _is_dataset(type(value)):
-            self.datasets.append(value)
+            self._add(value)
+        for name, part in (parts_of(value) or {}).items():
+            self._add(part)
+            if id(part) not in self._met:
+                yield from self.within(part, f"{path}.{name}".removeprefix("."))
         for place, item in _held(value).items():
             where = f"{path}{place}".removeprefix(".")
             if callable(item) or (_is_unordered(item) and self.reaches(item)):
@@ -89,9 +100,8 @@ def has_rows(value: Any, length: int) -> bool:
 
 def _held(value: Any) -> dict[str, Any]:
     """Return what a container, a dataset or an object holds, by place."""
-    parts = parts_of(value)
-    if parts is not None:
-        return {f".{name}": part for name, part in parts.items()}
+    if parts_of(value) is not None:
+        return {}
     places = items(value) or {}
     if type(value) in _PLAIN:
         return places

@@ -36,7 +36,7 @@ __all__ = ["rule_for"]
 def rule_for(dataset: Any) -> Rule | None:
     """Return the rule for a dataset of HuggingFace, None if it is none."""
     # By the module within: a package of the user's own may be called datasets.
-    known = is_exactly(dataset, "datasets.arrow_dataset", "Dataset", ("_getitem",))
+    known = is_exactly(dataset, "datasets.arrow_dataset", "Dataset")
     return _samples if known else None
 
 

@@ -173,8 +173,8 @@ def is_exactly(dataset: Any, module: str, name: str, methods: tuple[str, ...] = 
     kind, base = type(dataset), getattr(sys.modules.get(module), name, None)
     if not (isinstance(base, type) and issubclass(kind, base)):
         return False
-    defined = {n: inspect.getattr_static(base, n, None) for n in _read_by(base, (*_READ, *methods))}
-    if any(inspect.getattr_static(kind, n, None) is not item for n, item in defined.items()):
+    defined = {n: _defined(base, n) for n in _read_by(base, (*_READ, *methods))}
+    if any(_defined(kind, n) is not item for n, item in defined.items()):
         return False
     held = getattr(dataset, "__dict__", {})
     return not any(item is not None and n in held for n, item in defined.items())
@@ -192,9 +192,14 @@ def _read_by(base: type, methods: tuple[str, ...]) -> frozenset[str]:
         name = names.pop()
         if name not in found:
             found.add(name)
-            function = function_in(inspect.getattr_static(base, name, None))
+            function = function_in(_defined(base, name))
             names += function.__code__.co_names if function is not None else ()
     return frozenset(found)
+
+
+def _defined(kind: type, name: str) -> Any:
+    """Return what a class or its bases have under a name, as it is written there."""
+    return next((vars(base)[name] for base in kind.__mro__ if name in vars(base)), None)
 
 
 def name_of_dataset(dataset: Any) -> str:

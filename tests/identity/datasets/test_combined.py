@@ -209,7 +209,7 @@ def test_subsets_that_pick_in_another_way_are_refused(ids):
 
     half = Half(numbers(0, 1), [0])
     for dataset in (half, data.Subset(half, [0]), data.ConcatDataset([half, half])):
-        with pytest.raises(FingerprintError, match="cannot tell what .*Half "):
+        with pytest.raises(FingerprintError, match=r"cannot tell what .*Half "):
             ids(dataset)
 
 
@@ -220,7 +220,7 @@ def test_samples_that_are_made_up_have_no_end(ids):
     stack = data.StackDataset(numbers(0, 1, 2), fake)
     for dataset in (fake, data.Subset(fake, [0, -1]), stack):
         asked = [-1] if dataset is not fake else [0, -1]
-        with pytest.raises(FingerprintError, match="index -1 of .* no sample from its end"):
+        with pytest.raises(FingerprintError, match=r"index -1 of .* no sample from its end"):
             ids(dataset, asked)
     joined = data.ConcatDataset([fake, fake])  # itself counts from the end
     assert ids(joined, [-1, -4]) == ids(fake, [2, 2])

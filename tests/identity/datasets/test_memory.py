@@ -157,9 +157,7 @@ def test_tensor_datasets_that_lie_about_their_length_are_refused(ids, torch):
 
 def test_attributes_of_a_tensor_dataset_are_keyed(ids, torch):
     """What else is set on a TensorDataset is part of its source, or refused by its name."""
-    plain, one, two, same, odd = (
-        torch.utils.data.TensorDataset(torch.zeros(2)) for _ in range(5)
-    )
+    plain, one, two, same, odd = (torch.utils.data.TensorDataset(torch.zeros(2)) for _ in range(5))
     one.split, two.split, same.split, odd.frame = "train", "val", "train", object()
     assert len({ids(dataset)[0] for dataset in (plain, one, two)}) == 3
     assert ids(one) == ids(same)

@@ -53,7 +53,9 @@ def fail(error=ZeroDivisionError):
 )
 def test_lengths_that_cannot_be_told_are_refused(says, why):
     """A ``__len__`` that fails or returns no length is refused with the dataset's name and why."""
-    with pytest.raises(FingerprintError, match="Length .*has no length that it can tell") as caught:
+    with pytest.raises(
+        FingerprintError, match=r"Length .*has no length that it can tell"
+    ) as caught:
         length_of(Length(says))
     assert why in str(caught.value)
     assert "its rows cannot be named" in str(caught.value)
@@ -193,10 +195,12 @@ class Base:
         return self.load(index)
 
     def load(self, index):
+        """Read a sample."""
         return self.shown[index]
 
     @property
     def shown(self):
+        """What is read."""
         return self.items
 
 
