@@ -27,9 +27,10 @@ from castore import arrays
 from castore.canonical import Json
 from castore.errors import FingerprintError
 from castore.identity.code import digest_code, global_names, imported_names
+from castore.identity.lasting import lasting
 from castore.identity.libraries import (
-    LIBRARIES,
     innermost,
+    is_described,
     is_library,
     name_in_library,
     package_of,
@@ -305,7 +306,7 @@ class Walk:
             return
         held = items(value)
         own = self._is_own(value)
-        known = own or top(type(value).__module__) in LIBRARIES or type(value) in _NAMESPACES
+        known = own or is_described(top(type(value).__module__)) or type(value) in _NAMESPACES
         if held is None and not (known and _has_attributes(value)):
             self.found.not_keyed[path] = type_name(type(value))
             return
@@ -329,12 +330,12 @@ class Walk:
         ignored = _PROVENANCE.get(top(type(value).__module__) or "", frozenset())
         if is_module(value):
             ignored |= attributes_of_module() - {"_modules"}
-        for name, item in attributes(value).items():
+        for name, item in lasting(value).items():
             # Pythons copy unequal sets of special names.
             if name not in ignored and (name == "__wrapped__" or not is_special(name)):
                 self.value(item, f"{path}.{name}")
         package = top(type(value).__module__)
-        written = self._own(package) or package in LIBRARIES
+        written = self._own(package) or is_described(package)
         if written and native(type(value)) not in (object, *_CONTAINERS):
             # A number, text or set holds more than its attributes.
             self.found.not_keyed[path] = type_name(type(value))

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
+import sysconfig
 import types
+from pathlib import Path
 from typing import Any
 
-__all__ = ["LIBRARIES", "is_library", "name_in_library", "package_of", "top"]
+__all__ = [
+    "LIBRARIES",
+    "innermost",
+    "is_described",
+    "is_library",
+    "name_in_library",
+    "package_of",
+    "top",
+]
 
 #: Packages whose types and functions mean what their names say: their versions are recorded.
 LIBRARIES = frozenset(
@@ -39,8 +50,31 @@ def top(module: Any) -> str | None:
 
 
 def is_library(package: str | None) -> bool:
-    """Tell whether a top-level package is Python's own or one that castore knows."""
-    return package in LIBRARIES or package in sys.stdlib_module_names
+    """Tell whether a top-level package is Python's own or one that castore knows.
+
+    A user's own package may bear the same name (``datasets`` often does): it is none, unless it
+    is installed.
+    """
+    if package not in LIBRARIES and package not in sys.stdlib_module_names:
+        return False
+    return package == "castore" or _is_installed(sys.modules.get(package or ""))
+
+
+def is_described(package: str | None) -> bool:
+    """Tell whether objects of a library are their attributes, of all that castore knows."""
+    return package in LIBRARIES and is_library(package)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_installed(module: types.ModuleType | None) -> bool:
+    """Tell whether a module lies where Python or an installer puts modules."""
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    if file is None:  # built in, or not imported
+        return True
+    folders = Path(file).parts
+    return not {"site-packages", "dist-packages"}.isdisjoint(folders) or any(
+        file.startswith(sysconfig.get_path(name) + os.sep) for name in ("stdlib", "platstdlib")
+    )
 
 
 def package_of(value: Any) -> str | None:

@@ -141,7 +141,7 @@ _KNOWN_BY_NAME: tuple[tuple[str, str, _Says], ...] = (
     ("pandas", "Index", lambda value: [value.name, value.to_numpy()]),
     ("pandas", "Series", lambda value: [value.name, value.index.to_numpy(), value.to_numpy()]),
     ("tokenizers", "AddedToken", _added_token),
-    ("tokenizers", "Tokenizer", lambda value: value.to_str()),
+    ("tokenizers", "Tokenizer", lambda value: value.to_str().encode()),
     ("torch", "layout", str),
     ("torch", "memory_format", str),
 )

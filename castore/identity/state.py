@@ -47,7 +47,7 @@ _EMPTY = frozenset(["FakeTensor", "FunctionalTensor", "UninitializedTensorMixin"
 
 
 def describe(tensors: Mapping[str, Any]) -> dict[str, Json]:
-    """Return ``[dtype, shape, digest]`` of each tensor, by name, sorted.
+    """Return ``[dtype, shape, digest]`` of each tensor, by name.
 
     Tensors are only read; one that has several names is read once. Those elsewhere are brought
     to the CPU one at a time a thread, at most eight.
@@ -65,7 +65,7 @@ def describe(tensors: Mapping[str, Any]) -> dict[str, Json]:
     found: dict[str, Json] = {}
     known: dict[int, Json] = {}
     dense: list[tuple[list[Json], Any]] = []
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in tensors.items():
         document = known.get(id(tensor))
         if document is None:
             composition = None if _is_dense(tensor) else _composition(tensor, name)

@@ -1,7 +1,7 @@
 """What a torch module is beside the values of its tensors.
 
-Of every submodule by name: its class, training flag, hooks, the names of its parameters,
-buffers and submodules in their order, and every attribute that torch.nn.Module does not own.
+Of every submodule, in their order: its name, class, training flag, hooks, and every attribute
+that torch.nn.Module does not own.
 Classes of libraries go by name, the user's by what they define, objects by class and attributes,
 functions by code; what torch wrote (graphs, scripts) by its code. A module or tensor that is
 met in an attribute goes by its name.
@@ -125,7 +125,9 @@ class Structure(Walk):
             if key in apart:
                 continue
             kind = type(value)
-            if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):
+            if value is None or kind is bool:
+                found[key] = value
+            elif kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):
                 found[key] = self._encoder.encode(value, key)
             else:
                 self._hold(value, join(name, key))

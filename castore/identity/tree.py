@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from castore import arrays
 from castore.canonical import Json
@@ -20,6 +20,7 @@ __all__ = ["REFERENCES", "Member", "Tree", "join", "said", "unwrap"]
 
 #: What may be gone tomorrow, and is copied without what it refers to.
 REFERENCES = frozenset([weakref.ref, weakref.ProxyType, weakref.CallableProxyType])
+_NOTHING: dict[str, Any] = {}
 #: What torch and transformers remember of a tensor beside its values.
 _OF_TENSORS = frozenset(
     [
@@ -56,8 +57,7 @@ def join(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A module in the tree.
 
     Attributes
@@ -69,7 +69,7 @@ class Member:
     sort : str
         How it is described: ``"plain"``, ``"graph"``, ``"script"``, ``"said"``, ``"sharded"``.
     document : dict
-        What is known of it: the names of its parameters, buffers and submodules, in order.
+        What is known of it: which parameters, buffers and submodules it has as None.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Tree:
     members : list of Member
         Each module once.
     tensors : dict[str, torch.Tensor]
-        Parameters and buffers under all their names, tensors held elsewhere under one.
+        Parameters and buffers under all their names, in order; tensors held elsewhere.
     not_keyed : dict[str, str]
         Type names of attributes of parameters, by path.
     """
@@ -120,7 +120,8 @@ class Tree:
 
     def _add_module(self, name: str, module: Any) -> list[tuple[str, Any]]:
         """Give names to a module and its tensors; return the modules it holds, to be named."""
-        sort = self._sort(module)
+        kind = type(module)
+        sort = self._sorts.get(kind) or self._sorts.setdefault(kind, _sort(module))
         if sort == "wrapper":
             return [(name, unwrap(module))]
         known = self._named.get(id(module))
@@ -136,21 +137,18 @@ class Tree:
         held = vars(module)
         prefix = f"{name}." if name else ""
         for kind in ("_parameters", "_buffers"):
-            tensors = held.get(kind)
-            if tensors:
-                document[kind[1:]] = list(tensors)
-                for key, tensor in tensors.items():
-                    if tensor is not None:
-                        self._add_tensor(tensor, prefix + key)
-        inner = held.get("_modules")
-        if not inner:
-            return []
-        document["modules"] = list(inner)
+            for key, tensor in held.get(kind, _NOTHING).items():
+                if tensor is not None:
+                    self._add_tensor(tensor, prefix + key)
+                else:
+                    document.setdefault("none", []).append(key)
         found = []
-        for key, child in inner.items():
-            if type(child) in REFERENCES:
+        for key, child in held.get("_modules", _NOTHING).items():
+            if child is None:
+                document.setdefault("none", []).append(key)
+            elif type(child) in REFERENCES:
                 self.not_keyed[prefix + key] = type_name(type(child))
-            elif child is not None:
+            else:
                 found.append((prefix + key, child))
         return found
 
@@ -158,16 +156,11 @@ class Tree:
         while name in self.tensors:  # an attribute that has the name of a parameter
             name += "'"
         self.tensors[name] = tensor
-        for key, value in vars(tensor).items():
-            if key not in _OF_TENSORS:
-                self.not_keyed[f"{name}.{key}"] = type_name(type(value))
+        if tensor.__dict__:
+            for key, value in tensor.__dict__.items():
+                if key not in _OF_TENSORS:
+                    self.not_keyed[f"{name}.{key}"] = type_name(type(value))
         return self._named.setdefault(id(tensor), (name, tensor))[0]
-
-    def _sort(self, module: Any) -> str:
-        kind = type(module)
-        if kind not in self._sorts:
-            self._sorts[kind] = _sort(module)
-        return self._sorts[kind]
 
 
 def _sort(module: Any) -> str:

@@ -598,8 +598,8 @@ def test_i27_comments_docstrings_and_moved_lines(tmp_path, store):
     assert (store.stats().hits, store.stats().misses) == (2, {"absent": 2})
 
 
-def test_i28_a_device_in_a_closure(store):
-    """I28: what was computed on the CPU is found by a function that is to run on a GPU."""
+def test_i28_a_device_in_a_closure(store, caplog):
+    """I28: what was computed on the CPU is found, without a word, where it is to run on a GPU."""
 
     def on(device):
         def features(loader):
@@ -609,6 +609,7 @@ def test_i28_a_device_in_a_closure(store):
 
     devices = [torch.device(name) for name in ("cpu", "cuda:0", "cuda:1")]
     answered_alike(store, *((numbered(), on(device)) for device in devices))
+    assert "device" not in caplog.text
 
 
 PROGRAM = '''

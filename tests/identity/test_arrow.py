@@ -68,7 +68,7 @@ def rows(array, positions=None) -> list[bytes]:
 def told_apart(value):
     """What tells values apart: a zero from a negative one, a number from a truth."""
     if isinstance(value, dict):
-        return [(name, told_apart(item)) for name, item in value.items()]
+        return [(name, told_apart(item)) for name, item in sorted(value.items())]
     if isinstance(value, list):
         return [told_apart(item) for item in value]
     return repr(value)
@@ -98,7 +98,7 @@ def test_rows_have_equal_bytes_exactly_where_they_are_equal(column):
 
 
 @given(columns, st.integers(0, 6))
-@example((pa.binary(), [b"a", b"bc", None]), 1)
+@example((pa.binary(), [b"a", b"bc"]), 1)
 @example((pa.list_(pa.string()), [["a"], ["bc", None], None]), 1)
 def test_chunks_slices_and_widths_make_no_difference(column, cut):
     """A row has the same bytes sliced, in chunks, and under offsets of 64 bits."""

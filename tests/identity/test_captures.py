@@ -11,6 +11,7 @@ import importlib
 import itertools
 import logging
 import operator
+import shutil
 import sys
 import textwrap
 import threading
@@ -24,6 +25,7 @@ from castore.canonical import dumps
 from castore.errors import FingerprintError
 from castore.identity.captures import capture
 from castore.identity.code import digest_code
+from castore.identity.describe import describe
 from castore.identity.values import Encoder
 
 
@@ -958,3 +960,23 @@ def test_what_a_module_knows_of_itself_is_left_out():
     found = capture(space["fn"])
     assert found.values == {}
     assert found.not_keyed == {"global __file__": "a path of this machine"}
+
+
+@pytest.mark.parametrize("name", ["datasets", "statistics"])
+def test_a_package_of_the_users_is_no_library_by_its_name(tmp_path, monkeypatch, name):
+    """The user's own package goes by its code, though a library or Python has the same name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    found = []
+    for body in ("x + 1", "x + 2"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "__init__.py").write_text(f"def helper(x):\n    return {body}\n")
+        importlib.invalidate_caches()
+        sys.modules.pop(name, None)
+        shutil.rmtree(tmp_path / name / "__pycache__", ignore_errors=True)
+        own = importlib.import_module(name)
+        found.append(describe({"f": own.helper}).functions)
+    assert list(found[0]) == ["f"]
+    assert found[0] != found[1]
+    monkeypatch.delitem(sys.modules, name)

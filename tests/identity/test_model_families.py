@@ -126,9 +126,6 @@ FAMILIES = {
     "ShuffleNetV2": Family(lambda: models.shufflenet_v2_x0_5(num_classes=4), images),
     "RegNet": Family(lambda: models.regnet_y_400mf(num_classes=4), images),
     "LRASPP": Family(lambda: models.segmentation.lraspp_mobilenet_v3_large(**_UNTRAINED), images),
-    "SSDLite": Family(
-        lambda: detection.ssdlite320_mobilenet_v3_large(**_UNTRAINED, num_classes=2), None
-    ),
     "LSTM": Family(lambda: torch.nn.LSTM(4, 4, 2), lambda: torch.rand(3, 1, 4)),
     "Bert": Family(of_transformers("BertModel", "BertConfig", **_TEXT), tokens),
     "GPT2": Family(
@@ -203,6 +200,9 @@ LARGE = {
     ),
     "FasterRCNN": Family(
         lambda: detection.fasterrcnn_mobilenet_v3_large_320_fpn(**_UNTRAINED), None
+    ),
+    "SSDLite": Family(
+        lambda: detection.ssdlite320_mobilenet_v3_large(**_UNTRAINED, num_classes=2), None
     ),
     "RetinaNet": Family(lambda: detection.retinanet_resnet50_fpn(**_UNTRAINED), None),
 }
