@@ -11,7 +11,8 @@ from typing import Any
 from castore.errors import FingerprintError, ResultError
 from castore.guard import undisturbed
 from castore.identity.captures import capture
-from castore.identity.model import hash_model
+from castore.identity.function import Function
+from castore.identity.model import snapshot
 from castore.identity.request import Request
 from castore.progress import Progress, shown
 from castore.table.result import Result, Sink, collect
@@ -58,12 +59,11 @@ def execute(
     """
     plan, function = request.plan, request.function
     loader = plan.loader if plan else None
-    before = [hash_model(model) for model in function.models]
     with shown(progress, f"computing {function.suffix or function.name}", request.rows) as update:
         if plan and plan.reading:
             plan.reading.on_draw = update
         start = time.perf_counter_ns()
-        with undisturbed(function.models, loader):
+        with undisturbed(function.models.values(), loader):
             returned = call(loader)
             try:
                 sink = replace(sink, on_rows=update)
@@ -75,16 +75,21 @@ def execute(
         _tell_changes(request, call)
     if plan and plan.reading and not plan.reading.drawn:
         return Outcome(result, elapsed, _UNREAD.format(function.name))
-    same = _still_hash_to(before, function.models)
-    return Outcome(result, elapsed, "" if same else _CHANGED.format(function.name))
+    changed = _changed(function)
+    return Outcome(result, elapsed, _CHANGED.format(function.name, changed) if changed else "")
 
 
-def _still_hash_to(before: list[str], models: list[Any]) -> bool:
-    """Tell whether the models are as they were; one that has no digest any more is not."""
-    try:
-        return [hash_model(model) for model in models] == before
-    except FingerprintError:
-        return False
+def _changed(function: Function) -> str:
+    """Return what the function changed of its models, the first few by name."""
+    found: list[str] = []
+    for path, before in function.states.items():
+        try:
+            after = snapshot(function.models[path])
+        except FingerprintError as error:  # one that cannot be described any more
+            return str(error)
+        found += [f"{path}: {name}" for name in before.differences(after)]
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ", ".join(found[:_SHOWN]) + more
 
 
 def _tell_changes(request: Request, call: Callable[[Any], Any]) -> None:
@@ -137,6 +142,7 @@ _UNREAD = (
     "loader with shuffle=False."
 )
 _CHANGED = (
-    "{0} changed the model's parameters or buffers while it ran: its result is returned, not "
-    "stored. Call model.eval() first, or pass a model that stays as it is."
+    "{0} changed its model while it ran ({1}): its result is returned, not stored. Call "
+    "model.eval() first, or pass a model that stays as it is."
 )
+_SHOWN = 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from castore import arrays
@@ -14,7 +14,7 @@ __all__ = ["undisturbed"]
 
 
 @contextlib.contextmanager
-def undisturbed(models: Sequence[Any], loader: Any) -> Iterator[None]:
+def undisturbed(models: Iterable[Any], loader: Any) -> Iterator[None]:
     """Put back, on the way out, every generator's state and every module's training flag.
 
     Covers Python's, numpy's and torch's global generators (of every initialised CUDA device

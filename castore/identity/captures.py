@@ -270,6 +270,9 @@ class Walk:
             self._foreign(value, path)
         elif isinstance(value, types.ModuleType):
             self.found.libraries.add(value.__name__)
+        elif isinstance(value, types.BuiltinMethodType) and name_in_library(value) is None:
+            self.found.values[path] = {"method": value.__name__}
+            self.value(value.__self__, f"{path}.self")
         else:
             self._data(value, path)
 

@@ -12,7 +12,7 @@ from castore.identity import numeric
 from castore.identity.captures import Captures, capture, is_module
 from castore.identity.code import name_of
 from castore.identity.files import File
-from castore.identity.model import hash_model, structure, unwrap
+from castore.identity.model import ModelState, snapshot, unwrap
 from castore.identity.values import encode
 
 __all__ = ["Function", "describe_function", "encode_argument"]
@@ -42,8 +42,10 @@ class Function:
         where there is no suffix.
     recorded : dict
         What is kept beside for people, and keyed by nobody.
-    models : list
-        The modules found or named, unwrapped.
+    models : dict
+        The modules found or named, unwrapped, by path.
+    states : dict
+        What each of them was when it was identified.
     is_modelless : bool
         Whether a model was looked for and none found.
     not_keyed : dict
@@ -57,7 +59,8 @@ class Function:
     table: str
     derivation: dict[str, Json]
     recorded: dict[str, Json] = field(default_factory=dict)
-    models: list[Any] = field(default_factory=list)
+    models: dict[str, Any] = field(default_factory=dict)
+    states: dict[str, ModelState] = field(default_factory=dict)
     is_modelless: bool = False
     not_keyed: dict[str, str] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
@@ -98,12 +101,13 @@ def describe_function(
     _check(fn, suffix, params, ignore)
     found = capture(fn, loader) if fn is not None else Captures()
     left_out = {path: found.values.pop(path) for path in ignore if path in found.values}
-    models = _models(found, model)
+    models = {path: unwrap(module) for path, module in sorted(_models(found, model).items())}
+    states = {path: snapshot(module) for path, module in models.items()}
     keyed, recorded = numeric.context()
     derivation: dict[str, Json] = {
         "captured": found.values,
         "format": _FORMAT,
-        "model": _model_digests(models, model),
+        "model": _model_document(states, model),
         "numeric": keyed,
         "params": encode_argument(dict(params or {}), "params"),
         "suffix": suffix,
@@ -115,8 +119,8 @@ def describe_function(
             raise ConfigError(msg)
         derivation["functions"] = found.functions
     not_keyed = dict(found.not_keyed)
-    for path, module in models.items():
-        not_keyed.update({f"{path}.{name}": "attribute" for name in structure(unwrap(module))[1]})
+    for path, state in states.items():
+        not_keyed.update({f"{path}.{name}": kind for name, kind in state.not_keyed.items()})
     return Function(
         name=name_of(fn) if fn is not None else suffix,
         suffix=suffix,
@@ -125,10 +129,11 @@ def describe_function(
         recorded={
             "functions": found.functions,
             "ignored": left_out,
-            "models": sorted(models),
+            "models": list(models),
             **recorded,
         },
-        models=[unwrap(module) for module in models.values()],
+        models=models,
+        states=states,
         is_modelless=isinstance(model, str) and model == "auto" and fn is not None and not models,
         not_keyed=not_keyed,
         ignored=frozenset(ignore) - left_out.keys(),
@@ -180,13 +185,13 @@ def _models(found: Captures, model: Any) -> dict[str, Any]:
     return {f"model[{index}]": item for index, item in enumerate(listed)}
 
 
-def _model_digests(models: dict[str, Any], model: Any) -> Json:
+def _model_document(states: dict[str, ModelState], model: Any) -> Json:
     """Return the digest of one model; of several, by path where found, in order where named."""
     if isinstance(model, File):
         return encode(model, "model")
     if isinstance(model, str) and model != "auto":
         return model
-    digests = {path: hash_model(module) for path, module in sorted(models.items())}
+    digests = {path: state.digest for path, state in states.items()}
     if len(digests) == 1:
         return next(iter(digests.values()))
     return digests or None

@@ -20,6 +20,7 @@ __all__ = [
     "top",
 ]
 
+_DESCRIPTORS = (types.MethodDescriptorType, types.WrapperDescriptorType)
 #: Packages whose types and functions mean what their names say: their versions are recorded.
 LIBRARIES = frozenset(
     [
@@ -91,9 +92,16 @@ def innermost(fn: Any) -> Any:
 
 
 def name_in_library(value: Any) -> str | None:
-    """Return the name under which a library has the function `value`, if one has."""
-    module = getattr(value, "__module__", None) or _home_of_ufunc(value)
-    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    """Return the name under which a library has the function `value`, if one has.
+
+    A method of a type written in C goes by that type's name.
+    """
+    if isinstance(value, _DESCRIPTORS):
+        owner = value.__objclass__
+        return f"{owner.__module__}.{owner.__qualname__}.{value.__name__}"
+    module = getattr(value, "__module__", None) or _home(value)
+    names = ("__name__",) if module in ("numpy", "torch") else ("__qualname__", "__name__")
+    name = next((n for n in (getattr(value, name, None) for name in names) if n), None)
     if not (isinstance(module, str) and isinstance(name, str) and is_library(top(module))):
         return None
     found: Any = sys.modules.get(module)
@@ -102,6 +110,10 @@ def name_in_library(value: Any) -> str | None:
     return f"{module}.{name}" if found is value else None
 
 
-def _home_of_ufunc(value: Any) -> str | None:
-    """Return where numpy's universal functions are, which do not say."""
-    return "numpy" if type(value).__name__ == "ufunc" else None
+def _home(value: Any) -> str | None:
+    """Return where numpy's and torch's functions written in C are, which do not say."""
+    name = getattr(value, "__name__", None)
+    for module in ("numpy", "torch"):
+        if isinstance(name, str) and getattr(sys.modules.get(module), name, None) is value:
+            return module
+    return None

@@ -38,8 +38,8 @@ class ModelState:
     digest : str
         The model hash, 32 hex digits: the digest of `derivation`.
     derivation : dict
-        ``tensors``: ``[name, dtype, shape, digest]`` of each. ``modules``: ``[name, document]`` of
-        each, outer ones first; the order of both is the model's. ``values`` and ``functions``: what their
+        ``tensors``: ``[name, dtype, shape, digest]`` of each. ``modules``: ``[name, document]``
+        of each, outer ones first. Both in the model's order. ``values`` and ``functions``: what
         attributes hold, by path.
     not_keyed : dict[str, str]
         Type names by path, of attributes that have no rule.

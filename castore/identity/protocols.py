@@ -143,6 +143,8 @@ _KNOWN_BY_NAME: tuple[tuple[str, str, _Says], ...] = (
     ("tokenizers", "AddedToken", _added_token),
     ("tokenizers", "Tokenizer", lambda value: value.to_str().encode()),
     ("torch", "layout", str),
+    ("torch._ops", "OpOverload", str),
+    ("torch._ops", "OpOverloadPacket", str),
     ("torch", "memory_format", str),
 )
 

@@ -62,21 +62,30 @@ def describe(tensors: Mapping[str, Any]) -> dict[str, Json]:
     FingerprintError
         For a tensor without values of its own: on the meta device, lazy, sharded.
     """
+    torch: Any = arrays.torch()
+    plain, strided = (torch.nn.Parameter, torch.Tensor), torch.strided
     found: dict[str, Json] = {}
     known: dict[int, Json] = {}
-    dense: list[tuple[list[Json], Any]] = []
+    documents: list[list[Json]] = []
+    dense: list[Any] = []
     for name, tensor in tensors.items():
         document = known.get(id(tensor))
         if document is None:
-            composition = None if _is_dense(tensor) else _composition(tensor, name)
-            document = known[id(tensor)] = [str(tensor.dtype)[6:], list(tensor.shape)]
-            if composition is None:
-                dense.append((document, tensor))
+            if (
+                type(tensor) in plain
+                and tensor.layout is strided
+                and (tensor.data_ptr() or not tensor.nbytes)  # not on the meta device, not freed
+                and not (tensor.is_nested or tensor.is_quantized or "ds_id" in tensor.__dict__)
+            ):
+                document = [str(tensor.dtype)[6:], list(tensor.shape)]
+                documents.append(document)
+                dense.append(tensor)
             else:
-                document.append(identify("composite", composition))
+                digest = identify("composite", _composition(tensor, name))
+                document = [str(tensor.dtype)[6:], list(tensor.shape), digest]
+            known[id(tensor)] = document
         found[name] = document
-    digests = _digests([tensor for _, tensor in dense])
-    for (document, _), digest in zip(dense, digests, strict=True):
+    for document, digest in zip(documents, _digests(dense), strict=True):
         document.append(digest)
     return found
 
@@ -88,21 +97,11 @@ def _refusal(name: str, why: str) -> FingerprintError:
     )
 
 
-def _is_dense(tensor: Any) -> bool:
-    """Tell whether a tensor is an array and nothing else."""
-    torch: Any = arrays.torch()
-    return (
-        type(tensor) in (torch.nn.Parameter, torch.Tensor)
-        and tensor.layout is torch.strided
-        and not (tensor.is_meta or tensor.is_nested or tensor.is_quantized)
-        and "ds_id" not in tensor.__dict__  # https://deepspeed.readthedocs.io/en/latest/zero3.html
-    )
-
-
 def _composition(tensor: Any, name: str) -> Json:
     """Return what a tensor that is more than an array is made of."""
     torch: Any = arrays.torch()
     bases = {base.__name__ for base in type(tensor).__mro__}
+    # https://deepspeed.readthedocs.io/en/latest/zero3.html
     if bases & _SHARDED or hasattr(tensor, "ds_id"):
         raise _refusal(name, "is sharded, and this process has a part of it")
     if bases & _EMPTY or tensor.is_meta:
@@ -114,6 +113,8 @@ def _composition(tensor: Any, name: str) -> Json:
     tensor = tensor.detach()
     if tensor.is_quantized:
         return _quantised(tensor)
+    if tensor.layout is torch.strided:
+        raise _refusal(name, "has no values to hash: its memory was given back")
     layout = str(tensor.layout)[6:]
     if layout not in _SPARSE:
         raise _refusal(name, f"has the layout {layout}, for which castore has no rule")

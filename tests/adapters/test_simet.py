@@ -10,7 +10,6 @@ import functools
 import importlib.util
 import logging
 import pickle
-import random
 import resource
 import shutil
 from pathlib import Path
@@ -27,7 +26,6 @@ from PIL import Image  # noqa: E402  comes with torchvision
 from torch.utils.data import (  # noqa: E402
     DataLoader,
     Dataset,
-    IterableDataset,
     Subset,
     TensorDataset,
 )
@@ -49,18 +47,6 @@ def load_peer(name):
 
 
 PickleCache = load_peer("pickle_cache").FeatureCacheService
-
-
-def beats_the_original(test):
-    """Have castore pass `test(service_type, folder)`, and the pickle cache fail it."""
-
-    def both(tmp_path):
-        test(FeatureCacheService, tmp_path / "castore")
-        with pytest.raises((AssertionError, AttributeError, TypeError)):
-            test(PickleCache, tmp_path / "original")
-
-    both.__name__, both.__doc__ = test.__name__, test.__doc__
-    return both
 
 
 class Counted(functools.partial):
@@ -134,12 +120,6 @@ class Unknown(Dataset):
     def __getitem__(self, index):
         return torch.tensor([float(self.start + index)])
 
-
-class Stream(IterableDataset):
-    """Samples that cannot be asked for by index."""
-
-    def __iter__(self):
-        return iter(torch.arange(4.0).view(4, 1))
 
 
 def same_bits(found, expected):
@@ -458,192 +438,6 @@ def test_the_service_shares_with_the_store(cache):
     loader = over(numbered())
     features = cache.get_or_compute(loader, extract, "features")
     assert same_bits(cache.store.get(loader, extract, "features"), features)
-
-
-@beats_the_original
-def test_the_folder_may_be_text(new, folder):
-    """D1: the folder is given as text, as the original's documentation says."""
-    assert_as_live(new(str(folder)), over(numbered()))
-
-
-@beats_the_original
-def test_rows_come_in_the_order_asked_for(new, folder):
-    """D2: the same subset in another order gives its rows in that order."""
-    loaders = [over(Subset(numbered(10), indices)) for indices in ([5, 1, 9], [1, 5, 9])]
-    assert_as_live(new(folder), *loaders)
-
-
-@beats_the_original
-def test_a_shuffled_loader_spoils_nothing(new, folder):
-    """D3: after a shuffled loader a sequential one still gets its rows in order."""
-    cache, data = new(folder), numbered(32)
-    cache.get_or_compute(over(data, shuffle=True), extract, "features")
-    assert_as_live(cache, over(data))
-
-
-@beats_the_original
-def test_negative_indices_are_told_apart(new, folder):
-    """D4: [-1, 3] and [-2, 3] are two subsets, though Python hashes them alike."""
-    assert_as_live(new(folder), *[over(Subset(numbered(), i)) for i in ([-1, 3], [-2, 3])])
-
-
-@beats_the_original
-def test_nested_subsets_reach_their_dataset(new, folder):
-    """D5: a subset of a subset of one dataset is not that of another."""
-    nested = [Subset(Subset(numbered(start=s), [0, 2, 4]), [0, 1]) for s in (0, 100)]
-    assert_as_live(new(folder), *map(over, nested))
-
-
-@beats_the_original
-def test_datasets_of_one_length_are_told_apart(new, folder):
-    """D6: two datasets of equal type and length are two."""
-    assert_as_live(new(folder), over(numbered()), over(numbered(start=100)))
-
-
-@beats_the_original
-def test_datasets_under_one_root_are_told_apart(new, folder):
-    """D7: two splits that share a root are never answered with each other's features."""
-    assert_as_live(new(folder), over(Unknown(start=0)), over(Unknown(start=100)))
-
-
-@beats_the_original
-def test_another_transform_gives_its_own_values(new, folder):
-    """D8: after the transform changed, the old values are not served."""
-    root = write_images(folder / "images")
-    assert_as_live(new(folder / "cache"), over(images(root, 8)), over(images(root, 4)))
-
-
-@beats_the_original
-def test_drop_last_drops(new, folder):
-    """D8: of 7 samples in batches of 2, drop_last leaves 6."""
-    data = numbered(7)
-    assert_as_live(new(folder), over(data), over(data, drop_last=True))
-
-
-@beats_the_original
-def test_a_sampler_is_heeded(new, folder):
-    """D9: a sampler over 4 of 6 samples gives 4 rows."""
-    data = numbered()
-    assert_as_live(new(folder), over(data), over(data, sampler=[0, 2, 3, 5]))
-
-
-@beats_the_original
-def test_a_batch_sampler_is_heeded(new, folder):
-    """D9: a batch sampler over 4 of 6 samples gives 4 rows."""
-    data = numbered()
-    batches = [DataLoader(data, batch_sampler=b) for b in ([[0, 1, 2, 3, 4, 5]], [[0, 2], [3, 5]])]
-    assert_as_live(new(folder), *batches)
-
-
-@beats_the_original
-def test_a_replaced_file_is_seen(new, folder):
-    """D10: another image under the same name is computed anew."""
-    cache = new(folder / "cache")
-    for seed in (0, 1):
-        assert_as_live(cache, over(images(write_images(folder / "images", seed))))
-
-
-@beats_the_original
-def test_a_retrained_model_is_seen(new, folder):
-    """D11: after another training step the old model's features are not served."""
-    cache, model = new(folder), linear()
-    for _ in range(2):
-        assert_as_live(cache, over(numbered()), fn=functools.partial(embed, model))
-        with torch.no_grad():
-            model.weight.add_(1)
-
-
-@beats_the_original
-def test_equal_subsets_are_one(new, folder):
-    """D12: twenty equal subsets, their indices tensors, are computed once."""
-    cache, counted, data = new(folder), Counted(extract), numbered(10)
-    for _ in range(20):
-        subset = Subset(data, torch.tensor([5, 1, 9]))
-        cache.get_or_compute(over(subset), counted, "features")
-    assert counted.calls == 1
-
-
-@beats_the_original
-def test_the_mount_point_does_not_count(new, folder):
-    """D14: the same images below another folder are found."""
-    cache, counted = new(folder / "cache"), Counted(extract)
-    here = write_images(folder / "here")
-    there = Path(shutil.copytree(here, folder / "mnt" / "there"))
-    for root in (here, there):
-        cache.get_or_compute(over(images(root)), counted, "features")
-    assert counted.calls == 1
-
-
-@beats_the_original
-def test_no_flipped_bit_is_served(new, folder):
-    """D15: with any one bit of any file flipped, the right features come back, and no error."""
-    loader, rng = over(numbered()), random.Random(15)
-    assert_as_live(new(folder), loader)
-    stored = {path: path.read_bytes() for path in files(folder)}
-    for _ in range(60):
-        path = rng.choice(list(stored))
-        damaged = bytearray(stored[path])
-        damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
-        path.write_bytes(damaged)
-        try:
-            assert_as_live(new(folder), loader)
-        except Exception as error:
-            raise AssertionError(path) from error
-        path.write_bytes(stored[path])
-
-
-class Bomb:
-    """An object that, unpickled, makes a file."""
-
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return Path.touch, (self.trace,)
-
-
-@beats_the_original
-def test_a_crafted_file_is_not_executed(new, folder):
-    """D16: code put in the place of any file is not run."""
-    loader = over(numbered())
-    assert_as_live(new(folder / "cache"), loader)
-    for path in files(folder / "cache"):
-        path.write_bytes(pickle.dumps(Bomb(folder / "executed")))
-    new(folder / "cache").get_or_compute(loader, extract, "features")
-    assert not (folder / "executed").exists()
-
-
-@beats_the_original
-def test_a_failed_overwrite_keeps_the_old(new, folder):
-    """D17: where replacing an entry fails, the entry that was there is still found."""
-    cache, counted, loader = new(folder), Counted(extract_wide), over(numbered())
-    cache.get_or_compute(loader, counted, "features")
-    with files_limited():
-        cache.get_or_compute(loader, counted, "features", force_recompute=True)
-    cache.get_or_compute(loader, counted, "features")
-    assert counted.calls == 2
-
-
-@beats_the_original
-def test_equal_bytes_are_kept_once(new, folder):
-    """D19: batch sizes 1, 2 and 3 are three keys, and their equal bytes take the room of one."""
-    cache, counted, data = new(folder), Counted(extract_wide), numbered()
-    for batch_size in (1, 2, 3):
-        features = cache.get_or_compute(over(data, batch_size), counted, "features")
-    assert counted.calls == 3
-    assert sum(path.stat().st_size for path in files(folder)) < 1.1 * features.nbytes
-
-
-@beats_the_original
-def test_a_stream_is_computed(new, folder):
-    """D20: an IterableDataset is computed, not a bare TypeError."""
-    assert_as_live(new(folder), over(Stream()))
-
-
-@beats_the_original
-def test_a_list_of_roots_is_computed(new, folder):
-    """D20: a dataset with a list of roots is computed, not a bare TypeError."""
-    assert_as_live(new(folder), over(Unknown(root=["/data/a", "/data/b"])))
 
 
 def test_none_is_a_clear_error(tmp_path):

@@ -682,17 +682,37 @@ def test_paths_never_hold_an_address():
     [
         (len, {"function": "builtins.len"}),
         (dict, {"type": "builtins.dict"}),
-        (str.upper, None),
-        ("x".join, None),
+        (str.upper, {"function": "builtins.str.upper"}),
+        (np.ndarray.sum, {"function": "numpy.ndarray.sum"}),
+        (np.add, {"function": "numpy.add"}),
+        (np.mean, {"function": "numpy.mean"}),
     ],
     ids=repr,
 )
 def test_builtins_go_by_their_names(fn, name):
-    """A builtin or a type passed as the function goes by its name, or is listed."""
+    """A builtin, a type or a method of a builtin type goes by its name."""
     found = capture(fn)
-    assert found.models == found.functions == {}
-    assert found.values == ({} if name is None else {"fn": name})
-    assert list(found.not_keyed) == (["fn"] if name is None else [])
+    assert found.models == found.functions == found.not_keyed == {}
+    assert found.values == {"fn": name}
+
+
+def test_functions_of_torch_go_by_their_names():
+    """Torch's functions and operators written in C are told apart by their names."""
+    torch = pytest.importorskip("torch")
+    exp = capture(enclosing(torch.exp)).values["fn.k"]
+    assert exp == {"function": "torch.exp"}
+    assert capture(enclosing(torch.Tensor.exp)).values["fn.k"] != exp
+    for one, two in ((torch.ops.aten.relu, torch.ops.aten.exp), (torch.sum, torch.mean)):
+        assert not same(enclosing(one), enclosing(two))
+        assert capture(enclosing(one)).not_keyed == {}
+
+
+def test_bound_builtins_count_by_what_they_are_bound_to():
+    """A method of a text, list or array is keyed by its name and its object."""
+    assert capture("x".join).values == {"fn": {"method": "join"}, "fn.self": "x"}
+    assert not same(enclosing("x".join), enclosing("y".join))
+    assert not same(enclosing("x".join), enclosing("x".split))
+    assert not same(enclosing(np.arange(3).dot), enclosing(np.arange(4).dot))
 
 
 @pytest.fixture

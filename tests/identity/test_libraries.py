@@ -86,7 +86,10 @@ def test_the_innermost_function_is_below_partials_and_methods():
 )
 def test_functions_of_a_library_are_known_by_their_name(function, name):
     """A function that a library has under its own name is known by it."""
-    assert name_in_library(function) in (name, name.replace("numpy.linalg.", "numpy.linalg._linalg."))
+    assert name_in_library(function) in (
+        name,
+        name.replace("numpy.linalg.", "numpy.linalg._linalg."),
+    )
 
 
 def test_functions_of_libraries_that_draw_on_torch_are_known():

@@ -516,9 +516,9 @@ def test_found_models_are_listed_unwrapped_with_what_they_hide():
     model = net()
     model.helper = object()
     function = describe_function(enclosing(torch.nn.DataParallel(model)), "x")
-    assert function.models == [model]
+    assert list(function.models.values()) == [model]
     assert function.recorded["models"] == ["fn.k"]
-    assert function.not_keyed == {"fn.k.helper": "attribute"}
+    assert function.not_keyed == {"fn.k.helper": "builtins.object"}
 
 
 def test_the_captured_loader_is_left_out():

@@ -176,7 +176,7 @@ def test_one_tensor_under_two_names_is_read_once(monkeypatch):
     monkeypatch.setattr(state, "_digest", lambda t, *rest: (read.append(t), digest(t, *rest)))
     tensor = torch.ones(3)
     found = describe({"b": tensor, "a": tensor, "c": torch.ones(3)})
-    assert list(found) == ["a", "b", "c"]
+    assert list(found) == ["b", "a", "c"]
     assert found["a"] == found["b"] == found["c"]
     assert len(read) == 2
 
@@ -292,7 +292,15 @@ def partitioned():
     return found
 
 
+def freed():
+    """Make a tensor whose memory was given back."""
+    found = torch.ones(2)
+    found.untyped_storage().resize_(0)
+    return found
+
+
 REFUSED = {
+    "has no values to hash: its memory was given back": freed,
     "has no values to hash": lambda: torch.ones(2, device="meta"),
     "has no values to hash:": fake,
     "is sharded": lambda: torch.ones(2).as_subclass(DTensor),

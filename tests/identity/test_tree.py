@@ -30,18 +30,23 @@ def test_names_are_torchs_own():
     assert [member.module for member in found.members] == list(model.modules())
 
 
-def test_documents_say_what_a_module_holds_in_its_order():
-    """Names of parameters, buffers and submodules are listed, those of nothing too."""
+def test_what_is_there_as_none_is_noted():
+    """A parameter, buffer or submodule that is None is told from one that is not there."""
     model = nn.BatchNorm1d(2, affine=False)
-    model.add_module("b", nn.ReLU())
+    model.register_buffer("mask", None)
     model.add_module("a", None)
-    found = dict(tree(model).modules)
-    assert found[""] == {
-        "parameters": ["weight", "bias"],
-        "buffers": ["running_mean", "running_var", "num_batches_tracked"],
-        "modules": ["b", "a"],
-    }
-    assert found["b"] == {}
+    assert dict(tree(model).modules) == {"": {"none": ["weight", "bias", "mask", "a"]}}
+
+
+def test_the_order_is_the_models():
+    """Modules and tensors are listed in the order in which the model has them."""
+    model = nn.Module()
+    model.add_module("b", nn.BatchNorm1d(1))
+    model.add_module("a", nn.ReLU())
+    found = tree(model)
+    assert [name for name, _ in found.modules] == ["", "b", "a"]
+    names = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    assert list(found.tensors) == [f"b.{name}" for name in names]
 
 
 def test_a_second_name_refers_to_the_first():

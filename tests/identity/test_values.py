@@ -393,7 +393,6 @@ def test_what_contains_itself_is_refused(build):
         lambda: None,
         "x".join,
         [].append,
-        str.upper,
         iter([]),
         memoryview(b""),
         np.zeros(2, "V4"),

@@ -231,26 +231,23 @@ def test_other_attributes_count(root, read, ids):
         ids(odd)
 
 
+#: What reads a sample of every type, and of one type each.
+READ = ["__getitem__", "__getitems__", "__len__", "transforms"]
+READ_BY = {
+    "CocoCaptions": ["_load_image", "_load_target"],
+    "CocoDetection": ["_load_image", "_load_target"],
+    "VOCDetection": ["annotations", "parse_voc_xml"],
+    "VOCSegmentation": ["masks"],
+}
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "__getitem__",
-        "__getitems__",
-        "__len__",
-        "_load_image",
-        "_load_target",
-        "annotations",
-        "masks",
-        "parse_voc_xml",
-        "transforms",
-    ],
+    ("kind", "name"), [(kind, name) for kind, own in READ_BY.items() for name in READ + own]
 )
 def test_subclasses_that_read_otherwise_are_refused(kind, root, read, ids, name):
     """A subclass with its own way to read a picture or an annotation is refused by its name."""
     dataset = read(root)
     own = property(lambda self: lambda *_: 1, lambda self, value: None)
-    if name != "__getitems__" and not hasattr(dataset, name):
-        pytest.skip(f"a {kind} has no {name}")
     dataset.__class__ = type("Own", (type(dataset),), {name: own})
     with pytest.raises(FingerprintError, match=r"cannot tell what Own "):
         samples_of(dataset, np.arange(1))
@@ -288,10 +285,9 @@ def test_size_and_time_may_stand_for_content(kind, root, read, ids):
     assert same(before, ids(read(root), by="stat")) == [False, True, True]
 
 
-def test_annotations_of_one_size_and_time_are_told_apart(kind, root, read, ids):
+@pytest.mark.parametrize("kind", ["VOCDetection", "VOCSegmentation"])
+def test_annotations_of_one_size_and_time_are_told_apart(root, read, ids):
     """By size and time, another annotation file of equal ones is told by its path."""
-    if not kind.startswith("VOC"):
-        pytest.skip("annotations are in memory")
     for path in root.rglob("*.*"):
         if path.is_file() and "ImageSets" not in str(path):
             path.write_bytes(bytes(100))
