@@ -14,9 +14,8 @@ from castore.version import __version__
 if TYPE_CHECKING:
     from castore import errors
     from castore.identity.files import file, file_ids
-    from castore.identity.fingerprint import fingerprint
+    from castore.identity.fingerprint import fingerprint, hash_model
     from castore.identity.loader import indices
-    from castore.identity.model import hash_model
     from castore.identity.protocols import register_fingerprint
     from castore.opening import init, open  # noqa: A004  castore.open, as the builtin opens files
     from castore.store import Store
@@ -41,7 +40,7 @@ _HOMES = {
     "file": ("castore.identity.files", "file"),
     "file_ids": ("castore.identity.files", "file_ids"),
     "fingerprint": ("castore.identity.fingerprint", "fingerprint"),
-    "hash_model": ("castore.identity.model", "hash_model"),
+    "hash_model": ("castore.identity.fingerprint", "hash_model"),
     "indices": ("castore.identity.loader", "indices"),
     "init": ("castore.opening", "init"),
     "open": ("castore.opening", "open"),

@@ -11,9 +11,9 @@ from castore.identity.captures import is_module
 from castore.identity.describe import describe, document_of, refuse_unknown
 from castore.identity.model import hash_model
 from castore.identity.protocols import as_whole
-from castore.identity.values import digest_value
+from castore.identity.values import type_name
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "hash_model"]
 
 
 def fingerprint(obj: Any) -> str:
@@ -22,8 +22,8 @@ def fingerprint(obj: Any) -> str:
     Parameters
     ----------
     obj : Any
-        A model, a dataset or loader (by its rows in order), a value, a file, or a function or
-        object of the user's (by its code and what it holds).
+        A model, a dataset or loader (by its rows in order), a value, a file, or a function,
+        class or object of the user's (by its code and what it holds).
 
     Returns
     -------
@@ -33,16 +33,18 @@ def fingerprint(obj: Any) -> str:
     Raises
     ------
     FingerprintError
-        If it holds what castore has no rule for.
+        If it holds what castore has no rule for, or is what no key contains: a device, a lock,
+        a Python module.
     """
     if is_module(obj):
         return hash_model(obj)
     whole = as_whole(obj)
     if whole is not None:
         return identify("whole", whole)
-    try:
-        return digest_value("value", obj)
-    except FingerprintError:
-        found = describe({"value": obj})
-        refuse_unknown(found)
-        return identify("object", document_of(found))
+    found = describe({"value": obj})
+    refuse_unknown(found)
+    document = document_of(found)
+    if not document:
+        msg = f"a {type_name(type(obj))} is part of no key, so it has no fingerprint"
+        raise FingerprintError(msg)
+    return identify("object", document)

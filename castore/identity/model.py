@@ -18,15 +18,7 @@ from castore.identity.structure import Structure
 from castore.identity.tree import join, unwrap
 from castore.identity.values import type_name
 
-__all__ = [
-    "ModelState",
-    "hash_model",
-    "is_module",
-    "snapshot",
-    "structure",
-    "training_flags",
-    "unwrap",
-]
+__all__ = ["ModelState", "hash_model", "snapshot", "training_flags", "unwrap"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +30,10 @@ class ModelState:
     digest : str
         The model hash, 32 hex digits: the digest of `derivation`.
     derivation : dict
-        ``tensors``: ``[name, dtype, shape, digest]`` of each. ``modules``: ``[name, document]``
-        of each, outer ones first. Both in the model's order. ``values`` and ``functions``: what
-        attributes hold, by path.
+        ``tensors``: ``[name, dtype, shape, digest]`` of each. ``modules``: ``[name, number]`` of
+        each, outer ones first, the number being that of its place in ``documents``; one that was
+        met before is ``[name, first name]``. Both are in the model's order. ``values`` and
+        ``functions``: what attributes hold, by path.
     not_keyed : dict[str, str]
         Type names by path, of attributes that have no rule.
     libraries : frozenset[str]
@@ -69,7 +62,9 @@ class ModelState:
         for section in ("functions", "values"):
             for path, value in self.derivation[section].items():
                 found[section, path] = value
-        for name, document in self.derivation["modules"]:
+        documents = self.derivation["documents"]
+        for name, number in self.derivation["modules"]:
+            document = documents[number] if isinstance(number, int) else {"same": number}
             for key, value in document.items():
                 if key != "attributes":
                     found["modules", join(name, key)] = value
@@ -105,9 +100,13 @@ def snapshot(model: Any) -> ModelState:
     FingerprintError
         As `hash_model`.
     """
-    found = _structure(model)
+    if not is_module(model):
+        msg = f"{type_name(type(model))} is no torch module: pass a module, or model=<its digest>"
+        raise FingerprintError(msg)
+    found = Structure(model)
     tensors = [[name, *described] for name, described in describe(found.tree.tensors).items()]
     derivation = {
+        "documents": found.documents,
         "functions": found.found.functions,
         "modules": found.tree.modules,
         "tensors": tensors,
@@ -117,19 +116,6 @@ def snapshot(model: Any) -> ModelState:
     return ModelState(identify("model", derivation), derivation, found.found.not_keyed, libraries)
 
 
-def structure(model: Any) -> tuple[Json, list[str]]:
-    """Return what `model` is beside its tensors, and the names of attributes without a rule."""
-    found = _structure(model)
-    return found.tree.modules, list(found.found.not_keyed)
-
-
 def training_flags(model: Any) -> list[tuple[Any, bool]]:
     """Return every submodule with its training flag, to put back later."""
     return [(module, module.training) for module in model.modules()]
-
-
-def _structure(model: Any) -> Structure:
-    if not is_module(model):
-        msg = f"{type_name(type(model))} is no torch module: pass a module, or model=<its digest>"
-        raise FingerprintError(msg)
-    return Structure(model)

@@ -67,10 +67,7 @@ def said_by(value: Any, what: str) -> Any:
     FingerprintError
         If saying it fails.
     """
-    kind = type(value)
-    says = next((_registered[base] for base in kind.__mro__ if base in _registered), None)
-    if says is None:
-        says = getattr(kind, "__castore_fingerprint__", None)
+    says = next(filter(None, map(_speaker, type(value).__mro__)), None)
     if says is None:
         return UNSAID
     try:
@@ -79,6 +76,11 @@ def said_by(value: Any, what: str) -> Any:
         name = getattr(says, "__qualname__", says)
         msg = f"{what}: {name} raised {type(error).__name__}: {error}"
         raise FingerprintError(msg) from error
+
+
+def _speaker(kind: type) -> _Says | None:
+    """Return what says it for the objects of one type, whatever its bases do."""
+    return _registered.get(kind) or vars(kind).get("__castore_fingerprint__")
 
 
 def add_whole(rule: _Whole) -> _Whole:
@@ -126,7 +128,7 @@ _KNOWN: dict[type, _Says] = {
     dt.datetime: _datetime,
     dt.time: lambda value: [value.isoformat(), value.fold],
     dt.timedelta: lambda value: [value.days, value.seconds, value.microseconds],
-    dt.timezone: str,
+    dt.timezone: lambda value: list(value.__getinitargs__()),
     decimal.Decimal: str,
     operator.attrgetter: lambda value: value.__reduce__()[1],
     operator.itemgetter: lambda value: value.__reduce__()[1],

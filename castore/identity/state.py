@@ -29,8 +29,7 @@ __all__ = ["PART_NBYTES", "describe"]
 #: Bytes under one digest. Part of the derivation: never change it.
 PART_NBYTES = 4 << 20
 
-_TURN_NBYTES = 1 << 20  # what a thread takes at once
-_TURNS_A_THREAD = 8  # below this, a thread costs more than it saves
+_ALONE_NBYTES = 64 << 20  # below this, threads wait for the interpreter more than they save
 _MOST_THREADS = 8
 _BIG_ENDIAN = sys.byteorder == "big"
 
@@ -154,7 +153,37 @@ def _subclass(tensor: Any, name: str) -> Json:
 def _digests(tensors: list[Any]) -> list[str]:
     """Return the digests of dense tensors, in threads where that is quicker."""
     found = [[""] * (-(-tensor.nbytes // PART_NBYTES) or 1) for tensor in tensors]
-    turns = list(_turns(tensors, found))
+    if sum(tensor.nbytes for tensor in tensors) < _ALONE_NBYTES:
+        for tensor, digests in zip(tensors, found, strict=True):
+            _digest(tensor, digests, range(len(digests)))
+    else:
+        _share_out(list(_turns(tensors, found)))
+    return [digests[0] if len(digests) == 1 else identify("parts", digests) for digests in found]
+
+
+#: A tensor, where to put the digests of its parts, and which of them to read.
+_Share = tuple[Any, list[str], range]
+
+
+def _turns(tensors: list[Any], found: list[list[str]]) -> Iterator[list[_Share]]:
+    """Give out what a thread reads at once: small tensors together, large ones in parts."""
+    turn: list[_Share] = []
+    size = 0
+    for tensor, digests in zip(tensors, found, strict=True):
+        count = len(digests)
+        if count > 1 and _is_readable(tensor):
+            yield from ([(tensor, digests, range(part, part + 1))] for part in range(count))
+            continue
+        turn.append((tensor, digests, range(count)))  # what must be copied is copied once
+        size += tensor.nbytes
+        if size >= PART_NBYTES:
+            yield turn
+            turn, size = [], 0
+    yield turn
+
+
+def _share_out(turns: list[list[_Share]]) -> None:
+    """Take all turns, in as many threads as there are processors, at most eight."""
     taken = itertools.count()  # whoever is free takes the next turn; a late thread takes fewer
     errors: list[BaseException] = []
 
@@ -166,7 +195,7 @@ def _digests(tensors: list[Any]) -> list[str]:
         except BaseException as error:  # raised again below, in the caller's thread
             errors.append(error)
 
-    helpers = min(_processors(), _MOST_THREADS, len(turns) // _TURNS_A_THREAD) - 1
+    helpers = min(_processors(), _MOST_THREADS) - 1
     threads = [threading.Thread(target=work) for _ in range(helpers)]
     for thread in threads:
         thread.start()
@@ -175,29 +204,6 @@ def _digests(tensors: list[Any]) -> list[str]:
         thread.join()
     for error in errors:
         raise error
-    return [digests[0] if len(digests) == 1 else identify("parts", digests) for digests in found]
-
-
-#: A tensor, where to put the digests of its parts, and which of them to read.
-_Share = tuple[Any, list[str], range]
-_WHOLE = range(1)
-
-
-def _turns(tensors: list[Any], found: list[list[str]]) -> Iterator[list[_Share]]:
-    """Give out what a thread reads at once: small tensors together, large ones in parts."""
-    turn: list[_Share] = []
-    size = 0
-    for tensor, digests in zip(tensors, found, strict=True):
-        count, nbytes = len(digests), tensor.nbytes
-        if count > 1 and _is_readable(tensor):
-            yield from ([(tensor, digests, range(part, part + 1))] for part in range(count))
-            continue
-        turn.append((tensor, digests, range(count)))  # what must be copied is copied once
-        size += nbytes
-        if size >= _TURN_NBYTES:
-            yield turn
-            turn, size = [], 0
-    yield turn
 
 
 def _digest(tensor: Any, digests: list[str], parts: range) -> None:

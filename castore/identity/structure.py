@@ -10,17 +10,18 @@ met in an attribute goes by its name.
 from __future__ import annotations
 
 import dataclasses
+import marshal
 import types
 from collections.abc import Mapping
 from typing import Any
 
 from castore import arrays
-from castore.canonical import Json
+from castore.canonical import Json, dumps
 from castore.errors import FingerprintError
 from castore.identity.captures import Walk, is_module
 from castore.identity.graphs import kind_named, script_function, script_module, spelled, uncompiled
 from castore.identity.incidental import APART_FROM_RUNNING, computed, incidental
-from castore.identity.libraries import is_library, name_in_library, package_of
+from castore.identity.libraries import is_library, name_in_library, package_of, top
 from castore.identity.members import attributes, attributes_of_module, is_special
 from castore.identity.tree import REFERENCES, Member, Tree, join, said
 from castore.identity.values import encode, type_name
@@ -54,7 +55,9 @@ class Structure(Walk):
     Attributes
     ----------
     tree : Tree
-        Modules with their documents, and tensors, by name.
+        Tensors by name, and modules: ``[name, number of its document]`` of each.
+    documents : list of dict
+        What the modules are, each document once.
     found : Captures
         Values and functions by path, and what has no rule.
 
@@ -69,19 +72,22 @@ class Structure(Walk):
         super().__init__(lambda package: package is not None and not is_library(package))
         torch: Any = arrays.torch()
         self.tree = Tree()
+        self.documents: list[dict[str, Json]] = []
+        self._numbers: dict[Any, int] = {}
         self._owned = attributes_of_module()
         self._kinds: dict[type, _Kind] = {}
         self._torch = torch
         self.tree.module(model, "")
         hooks = self._hooks(vars(torch.nn.modules.module), "_global_", "torch.nn ")
         if hooks:
-            self.tree.modules.append(["torch.nn", {"hooks": hooks}])
+            self.tree.modules.append(["torch.nn", self._number({"hooks": hooks})])
         for member in self.tree.members:  # which grows meanwhile
-            self._describe(member)
+            member.entry[1] = self._describe(member)
         self.found.not_keyed.update(self.tree.not_keyed)
 
-    def _describe(self, member: Member) -> None:
-        name, module, document = member.name, member.module, member.document
+    def _describe(self, member: Member) -> int:
+        """Return the number of the document of a module."""
+        name, module = member.name, member.module
         what = name or "the model"
         if member.sort == "sharded":
             msg = (
@@ -91,43 +97,60 @@ class Structure(Walk):
             raise FingerprintError(msg)
         if member.sort == "said":
             says = encode(said(module), f"the fingerprint of {what}")
-            document["fingerprint"] = [self.name_of(type(module)), says]
-            return
-        document["training"] = getattr(module, "training", None)
+            return self._number({"fingerprint": [self.name_of(type(module)), says]})
         if member.sort == "script":
-            document["class"] = "torch.jit.ScriptModule"
             for path, value in script_module(module).items():
                 self._hold(value, join(name, path))
-            return
+            training = getattr(module, "training", None)  # a frozen script has none
+            return self._number({"class": "torch.jit.ScriptModule", "training": training})
         kind = self._kinds.get(type(module)) or self._class(type(module), name)
-        document.update(kind.document)
         held = attributes(module) if kind.has_slots else vars(module)
-        apart = kind.apart
-        if held.get("_forward_hooks") or held.get("_forward_pre_hooks"):
-            document["hooks"] = self._hooks(held, "_", join(name, ""))
-            apart |= computed(held["_forward_pre_hooks"].values())
-        plain = self._attributes(held, name, apart)
+        own = {key: value for key, value in held.items() if key not in kind.apart}
+        if member.sort != "plain" or kind.has_extra_state or not _is_usual(held, own):
+            return self._number(self._document(member, kind, held, own))
+        # Most modules are as others of the model are, which this tells sooner than a document.
+        signature = (type(module), member.none, held.get("training"), marshal.dumps(own, 2))
+        if signature not in self._numbers:
+            document = self._document(member, kind, held, own)
+            self._numbers[signature] = self._number(document)
+        return self._numbers[signature]
+
+    def _number(self, document: dict[str, Json]) -> int:
+        """Return the number of a document, a new one if there was none like it."""
+        number = self._numbers.setdefault(dumps(document), len(self.documents))
+        if number == len(self.documents):
+            self.documents.append(document)
+        return number
+
+    def _document(
+        self, member: Member, kind: _Kind, held: Mapping[str, Any], own: dict[str, Any]
+    ) -> dict[str, Json]:
+        """Describe a module that has `held`, of which `own` is not every module's."""
+        name, module = member.name, member.module
+        found = {**kind.document, "training": held.get("training")}
+        if member.none:
+            found["none"] = list(member.none)
+        hooks = self._hooks(held, "_", join(name, ""))
+        if hooks:
+            found["hooks"] = hooks
+            for key in computed(held["_forward_pre_hooks"].values()):
+                own.pop(key, None)
+        plain = self._attributes(own, name)
         if plain:
-            document["attributes"] = plain
+            found["attributes"] = plain
         if kind.has_extra_state:
-            document["extra_state"] = _extra_state(module, f"the extra state of {what}")
+            found["extra_state"] = _extra_state(module, f"the extra state of {name or 'the model'}")
         if "forward" in held and not _is_of_class(held["forward"], module):
             self._hold(held["forward"], join(name, "forward"))
         if member.sort == "graph":
             self._graph(module.graph, module.code, join(name, "forward"))
+        return found
 
-    def _attributes(
-        self, held: Mapping[str, Any], name: str, apart: frozenset[str]
-    ) -> dict[str, Json]:
+    def _attributes(self, own: Mapping[str, Any], name: str) -> dict[str, Json]:
         """Return plain attributes; go through the others."""
         found: dict[str, Json] = {}
-        for key, value in held.items():
-            if key in apart:
-                continue
-            kind = type(value)
-            if value is None or kind is bool:
-                found[key] = value
-            elif kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):
+        for key, value in own.items():
+            if _is_plain(value):
                 found[key] = self._encoder.encode(value, key)
             else:
                 self._hold(value, join(name, key))
@@ -156,12 +179,12 @@ class Structure(Walk):
             if self._is_own(base) or name_in_library(base):
                 break
         document: dict[str, Json] = {"class": names[0] if len(names) == 1 else names}
-        if any(map(self._is_own, bases)):
+        if not all(is_library(top(base.__module__)) for base in bases):
             document["code"] = path
             self.kind(kind, path, APART_FROM_RUNNING)
         owner = next((base for base in bases if "forward" in vars(base)), object)
         forward = vars(owner).get("forward")
-        if name_in_library(owner) and self._is_own(forward):  # put there by the user
+        if self._is_own(forward) and name_in_library(owner):  # put there by the user
             self.value(forward, f"{path}.forward")
         self.found.libraries.add(kind.__module__)
         self._kinds[kind] = _Kind(
@@ -231,6 +254,18 @@ class Structure(Walk):
         for name, item in attributes(value).items():
             if name not in apart and not is_special(name):
                 self.value(item, f"{path}.{name}")
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value)))
+
+
+def _is_usual(held: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Tell whether a module is told from others of its class by plain attributes alone."""
+    if held.get("_forward_hooks") or held.get("_forward_pre_hooks") or "forward" in held:
+        return False
+    return _PLAIN.issuperset(map(type, own.values())) or all(map(_is_plain, own.values()))
 
 
 def _extra_state(module: Any, what: str) -> Json:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from castore import arrays
-from castore.canonical import Json
 from castore.identity.graphs import kind_named
 from castore.identity.protocols import UNSAID, said_by
 from castore.identity.values import type_name
@@ -68,14 +67,17 @@ class Member(NamedTuple):
         The module, unwrapped.
     sort : str
         How it is described: ``"plain"``, ``"graph"``, ``"script"``, ``"said"``, ``"sharded"``.
-    document : dict
-        What is known of it: which parameters, buffers and submodules it has as None.
+    none : tuple of str
+        Its parameters, buffers and submodules that are None.
+    entry : list
+        Its place among the modules of the tree.
     """
 
     name: str
     module: Any
     sort: str
-    document: dict[str, Json]
+    none: tuple[str, ...]
+    entry: list[Any]
 
 
 @dataclass
@@ -85,8 +87,8 @@ class Tree:
     Attributes
     ----------
     modules : list
-        ``[name, document]``, outer ones first; what was met under another name has the document
-        ``{"same": name}``.
+        ``[name, None]``, outer ones first; None is for who describes them. What was met under
+        another name is ``[name, first name]``.
     members : list of Member
         Each module once.
     tensors : dict[str, torch.Tensor]
@@ -95,7 +97,7 @@ class Tree:
         Type names of attributes of parameters, by path.
     """
 
-    modules: list[list[Json]] = field(default_factory=list)
+    modules: list[list[Any]] = field(default_factory=list)
     members: list[Member] = field(default_factory=list)
     tensors: dict[str, Any] = field(default_factory=dict)
     not_keyed: dict[str, str] = field(default_factory=dict)
@@ -126,30 +128,32 @@ class Tree:
             return [(name, unwrap(module))]
         known = self._named.get(id(module))
         if known:
-            self.modules.append([name, {"same": known[0]}])
+            self.modules.append([name, known[0]])
             return []
-        document: dict[str, Json] = {}
+        entry = [name, None]
         self._named[id(module)] = (name, module)
-        self.modules.append([name, document])
-        self.members.append(Member(name, module, sort, document))
+        self.modules.append(entry)
         if sort in ("said", "script"):
+            self.members.append(Member(name, module, sort, (), entry))
             return []
+        none: tuple[str, ...] = ()
         held = vars(module)
         prefix = f"{name}." if name else ""
-        for kind in ("_parameters", "_buffers"):
-            for key, tensor in held.get(kind, _NOTHING).items():
+        for members in ("_parameters", "_buffers"):
+            for key, tensor in held.get(members, _NOTHING).items():
                 if tensor is not None:
                     self._add_tensor(tensor, prefix + key)
                 else:
-                    document.setdefault("none", []).append(key)
+                    none += (key,)
         found = []
         for key, child in held.get("_modules", _NOTHING).items():
             if child is None:
-                document.setdefault("none", []).append(key)
+                none += (key,)
             elif type(child) in REFERENCES:
                 self.not_keyed[prefix + key] = type_name(type(child))
             else:
                 found.append((prefix + key, child))
+        self.members.append(Member(name, module, sort, none, entry))
         return found
 
     def _add_tensor(self, tensor: Any, name: str) -> str:

@@ -121,7 +121,6 @@ class Unknown(Dataset):
         return torch.tensor([float(self.start + index)])
 
 
-
 def same_bits(found, expected):
     """Whether two arrays agree in dtype, shape and every bit."""
     return (found.dtype, found.shape) == (expected.dtype, expected.shape) and (

@@ -223,9 +223,7 @@ def core() -> dict[str, Any]:
         "sources": described.sources(),
         "requests": _requests(),
         "rows": _rows(),
-        "values": {
-            name: _value(value) for name, value in {**VALUES, **described.VALUES}.items()
-        }
+        "values": {name: _value(value) for name, value in {**VALUES, **described.VALUES}.items()}
         | {f"dtype {name}": _value(_dtype(name)) for name in DTYPES},
     }
 

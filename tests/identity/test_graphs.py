@@ -94,6 +94,36 @@ def _from_source(source, space):
     return torch.jit.script(space["Calling"]())
 
 
+def test_tensors_in_functions_that_scripts_call_count():
+    """A traced function keeps tensors in its graph; who calls it computes with them."""
+
+    def build(values):
+        act = torch.jit.trace(lambda x: x + values, (torch.ones(1),))
+
+        class Calling(nn.Module):
+            def forward(self, x):
+                return act(x)
+
+        return torch.jit.script(Calling())
+
+    many = torch.arange(40.0)
+    assert distinct(build(many), build(many.clone())) == 1
+    assert distinct(build(many), build(many.flip(0))) == 2
+
+
+def test_weights_that_a_script_does_not_use_count():
+    """All parameters and buffers are the state, of a script too."""
+
+    def build(value):
+        model = nn.ReLU()
+        model.spare = nn.Parameter(torch.tensor(value))
+        model.register_buffer("more", torch.tensor(2 * value))
+        return torch.jit.script(model)
+
+    assert distinct(build(1.0), build(1.0)) == 1
+    assert distinct(build(1.0), build(2.0)) == 2
+
+
 def test_traces_and_frozen_scripts_go_by_the_tensors_in_their_code():
     """Weights that became constants count bit for bit."""
     example = torch.ones(1, 2)

@@ -1,13 +1,30 @@
-"""Models by what they compute: state and structure, wherever and however they run."""
+"""Models by what they compute: state and structure, wherever and however they run.
+
+Run as a script, it prints the digest of the network of these tests: so one of them sees another
+process, in which its classes belong to a script.
+"""
 
 from __future__ import annotations
 
+import copy
 import enum
+import json
+import os
+import pickle
+import subprocess
+import sys
 
 import pytest
 
+from castore.canonical import identify
 from castore.errors import FingerprintError
-from castore.identity.model import hash_model, is_module, structure, training_flags, unwrap
+from castore.identity.captures import is_module
+from castore.identity.model import (
+    hash_model,
+    snapshot,
+    training_flags,
+    unwrap,
+)
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -33,9 +50,28 @@ class Net(nn.Module):
         self.register_buffer("kept", torch.arange(3.0))
         self.register_buffer("passing", torch.arange(3.0), persistent=False)
 
+    def forward(self, x):
+        """Compute three numbers a picture."""
+        return self.head(self.norm(self.conv(x)).mean((2, 3))) * self.scale
+
 
 class Twin(Net):
     """The same, under another class."""
+
+
+class Adapted(nn.Module):
+    """A layer with low-rank adapters, of which one is active."""
+
+    def __init__(self, active):
+        super().__init__()
+        self.base = nn.Linear(4, 4)
+        self.down = nn.ModuleDict({name: nn.Linear(4, 1) for name in "ab"})
+        self.up = nn.ModuleDict({name: nn.Linear(1, 4) for name in "ab"})
+        self.active = active
+
+    def forward(self, x):
+        """Add what the active adapter says."""
+        return self.base(x) + self.up[self.active](self.down[self.active](x))
 
 
 class Stateful(nn.Module):
@@ -73,6 +109,126 @@ def test_equal_models_agree():
     digest = hash_model(net())
     assert hash_model(net()) == digest
     assert len(bytes.fromhex(digest)) == 16
+
+
+def built(kind, *args, **kwargs):
+    """Build any module with the same values every time."""
+    torch.manual_seed(0)
+    return kind(*args, **kwargs)
+
+
+PAIRS = {
+    "stride": lambda v: built(nn.Conv2d, 1, 2, 3, stride=v + 1),
+    "heads": lambda v: built(nn.MultiheadAttention, 4, v + 1),
+    "pooling": lambda v: (nn.AvgPool2d, nn.MaxPool2d)[v](2),
+    "eps": lambda v: nn.LayerNorm(4, eps=(1e-5, 1e-6)[v]),
+    "active adapter": lambda v: built(Adapted, "ab"[v]),
+    "weights": lambda v: nn.Linear(3, 2),
+    "dropout": lambda v: nn.Dropout(v / 2),
+    "activation of an encoder": lambda v: built(
+        nn.TransformerEncoderLayer, 4, 1, 4, activation=("relu", "gelu")[v]
+    ),
+    "direction": lambda v: built(nn.LSTM, 4, 4, bidirectional=bool(v)),
+}
+
+
+@pytest.mark.parametrize("what", PAIRS)
+def test_what_constructors_are_told_matters(what):
+    """Modules that differ in one argument, which may leave no trace in the weights, differ."""
+    assert hash_model(PAIRS[what](0)) != hash_model(PAIRS[what](1))
+
+
+def test_copies_agree():
+    """A deep copy, a pickle's copy and a fresh network that loads the state are the model."""
+    model = edited(swap_rows)
+    fresh = net()
+    fresh.load_state_dict(model.state_dict())
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), fresh, model.to("cpu")]
+    assert {hash_model(other) for other in copies} == {hash_model(model)}
+
+
+def test_a_forward_pass_in_eval_mode_leaves_the_digest():
+    """Running a model changes it only where it learns: running statistics, in train mode."""
+    model = net()
+    images = torch.rand(2, 1, 5, 5)
+    before = hash_model(model)
+    model(images)
+    assert hash_model(model) == before
+    model.train()(images)
+    assert hash_model(model.eval()) != before
+
+
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_other_processes_agree(seed):
+    """A script that defines the same classes has the digest, under any seed of Python's hash."""
+    ran = subprocess.run(
+        [sys.executable, __file__],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        text=True,
+    )
+    assert json.loads(ran.stdout) == [hash_model(net()), hash_model(built(Adapted, "a"))]
+
+
+def test_the_digest_is_that_of_the_derivation():
+    """What a snapshot says is the preimage of its digest: tensors, modules, values, functions."""
+    model = nn.Sequential(nn.Linear(2, 1), nn.Linear(2, 1).eval(), nn.Flatten(), nn.Flatten())
+    model.append(model[0])
+    found = snapshot(model)
+    assert found.digest == hash_model(model) == identify("model", found.derivation)
+    linear = "torch.nn.modules.linear.Linear"
+    size = {"in_features": 2, "out_features": 1}
+    flat = {"start_dim": 1, "end_dim": -1}
+    tensors = found.derivation.pop("tensors")
+    assert found.derivation == {
+        "documents": [
+            {"class": "torch.nn.modules.container.Sequential", "training": True},
+            {"attributes": size, "class": linear, "training": True},
+            {"attributes": size, "class": linear, "training": False},
+            {
+                "attributes": flat,
+                "class": "torch.nn.modules.flatten.Flatten",
+                "training": True,
+            },
+        ],
+        "functions": {},
+        "modules": [["", 0], ["0", 1], ["1", 2], ["2", 3], ["3", 3], ["4", "0"]],
+        "values": {},
+    }
+    names = ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert [tensor[:3] for tensor in tensors] == [
+        [name, "float32", [1, 2] if name.endswith("weight") else [1]] for name in names
+    ]
+    assert all(len(bytes.fromhex(digest)) == 16 for *_, digest in tensors)
+
+
+def test_what_changed_is_named():
+    """Two snapshots tell which tensors, flags, attributes, hooks and classes differ."""
+    before = snapshot(net())
+    assert before.differences(snapshot(net())) == []
+    for change, names in {
+        flip_bit: ["head.weight"],
+        nn.Module.train: [f"{name}training" for name in ("", "conv.", "head.", "norm.")],
+        lambda m: m.norm.train(): ["norm.training"],
+        lambda m: setattr(m, "scale", 3.0): ["scale"],
+        lambda m: setattr(m, "helper", {"a": nn.ReLU()}): [
+            "helper['a']",
+            "helper['a'].class",
+            "helper['a'].inplace",
+            "helper['a'].training",
+        ],
+        lambda m: m.head.register_forward_hook(flip_bit): ["head.forward_hooks[0]", "head.hooks"],
+        lambda m: delattr(m.head, "bias"): ["head.bias"],
+    }.items():
+        assert before.differences(snapshot(edited(change))) == sorted(names)
+        assert snapshot(edited(change)).differences(before) == sorted(names)
+
+
+def test_libraries_of_a_model_are_named():
+    """The modules that define its classes are known, for their versions to be recorded."""
+    libraries = snapshot(net()).libraries
+    assert {"torch.nn.modules.conv", "torch.nn.modules.batchnorm"} <= libraries
 
 
 def flip_bit(model):
@@ -277,9 +433,9 @@ def test_attributes_without_a_rule_are_listed():
     model = net()
     model.helper = object()
     model.conv.helper = object()
-    _, not_keyed = structure(model)
-    assert sorted(not_keyed) == ["conv.helper", "helper"]
-    assert structure(net())[1] == []
+    expected = {"conv.helper": "builtins.object", "helper": "builtins.object"}
+    assert snapshot(model).not_keyed == expected
+    assert snapshot(net()).not_keyed == {}
 
 
 def test_training_flags_name_every_module():
@@ -289,3 +445,7 @@ def test_training_flags_name_every_module():
     flags = training_flags(model)
     assert [module for module, _ in flags] == list(model.modules())
     assert [module for module, training in flags if training] == [model.conv]
+
+
+if __name__ == "__main__":
+    print(json.dumps([hash_model(net()), hash_model(built(Adapted, "a"))]))  # noqa: T201

@@ -87,7 +87,7 @@ def test_threads_change_nothing(monkeypatch):
     found = []
     for count in (1, 2, 8):
         monkeypatch.setattr(state, "_processors", lambda count=count: count)
-        monkeypatch.setattr(state, "_TURN_NBYTES", 20_000)
+        monkeypatch.setattr(state, "_ALONE_NBYTES", 0)
         found.append(describe(tensors))
     assert found[0] == found[1] == found[2]
     alone = {name: one(tensor) for name, tensor in tensors.items()}
@@ -102,6 +102,7 @@ def test_what_a_thread_raises_reaches_the_caller(monkeypatch):
 
     monkeypatch.setattr(state, "_processors", lambda: 4)
     monkeypatch.setattr(state, "_digest", fail)
+    monkeypatch.setattr(state, "_ALONE_NBYTES", 0)
     with pytest.raises(MemoryError, match="none left"):
         describe({"a": torch.zeros(10 * PART_NBYTES, dtype=torch.uint8)})
 
@@ -209,23 +210,23 @@ def test_sparse_tensors_go_by_their_parts():
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_quantised_tensors_go_by_integers_and_scales():
     """Equal integers under another scale or zero point are another tensor."""
-    values = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    integers = torch.tensor([[0, 1], [2, 3]], dtype=torch.int8)
     made = [
-        torch.quantize_per_tensor(values, scale, point, torch.qint8)
+        torch._make_per_tensor_quantized_tensor(integers, scale, point)
         for scale, point in ((0.5, 0), (0.5, 0), (0.25, 0), (0.5, 1))
     ]
     digests = [one(tensor)[2] for tensor in made]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
     channels = [
-        torch.quantize_per_channel(
-            values, torch.tensor([0.5, scale]), torch.zeros(2, dtype=torch.long), axis, torch.qint8
+        torch._make_per_channel_quantized_tensor(
+            integers, torch.tensor([0.5, scale]), torch.tensor([0, point]), axis
         )
-        for scale, axis in ((0.5, 0), (0.5, 0), (0.25, 0), (0.5, 1))
+        for scale, point, axis in ((0.5, 0, 0), (0.5, 0, 0), (0.25, 0, 0), (0.5, 1, 0), (0.5, 0, 1))
     ]
     digests = [one(tensor)[2] for tensor in channels]
     assert digests[0] == digests[1]
-    assert len(set(digests)) == 3
+    assert len(set(digests)) == 4
 
 
 class Marked(torch.nn.Parameter):

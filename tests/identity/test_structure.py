@@ -76,7 +76,7 @@ def test_two_classes_of_one_name_differ_by_what_they_do():
     assert distinct(defined("self.inner(x)"), defined("self.inner(x)")) == 1
     bodies = ["self.inner(x)", "self.inner(x) + 1", "self.factor", "helper(x)", "x + OFFSET"]
     assert distinct(*map(defined, bodies)) == len(bodies)
-    assert distinct(defined("x"), defined("x", made="(torch.nn.Linear(2, 2))")) == 1
+    assert distinct(defined("x"), defined("x", made="torch.nn.Linear(2, 2, True)")) == 1
 
 
 def test_within_a_model_classes_of_one_name_are_told_apart():
@@ -117,6 +117,48 @@ def test_what_is_absent_is_told_from_what_is_not_there():
     without, none = Holder(), Holder()
     none.register_parameter("bias", None)
     assert distinct(without, none) == 2
+
+
+STATES = weakref.WeakKeyDictionary()
+
+
+class Remembered(nn.Module):
+    """A module whose extra state is kept elsewhere."""
+
+    def __init__(self, state):
+        super().__init__()
+        STATES[self] = state
+
+    def get_extra_state(self):
+        """Return it."""
+        return STATES[self]
+
+
+def test_modules_alike_but_for_one_thing_are_told_apart_within_a_model():
+    """What tells a module from an earlier one of its class counts, wherever it is kept."""
+
+    def changed(change):
+        model = nn.Sequential(*(Holder(a=1) for _ in range(2)))
+        change(model[1])
+        return model
+
+    changes = [
+        lambda m: None,
+        lambda m: m.eval(),
+        lambda m: setattr(m, "a", 2),
+        lambda m: setattr(m, "a", True),
+        lambda m: setattr(m, "a", 1.0),
+        lambda m: setattr(m, "a", np.int64(1)),
+        lambda m: setattr(m, "a", (np.int64(1),)),
+        lambda m: setattr(m, "b", 1),
+        lambda m: setattr(m, "forward", torch.relu),
+        lambda m: m.register_parameter("p", None),
+        lambda m: m.register_forward_hook(double),
+        lambda m: m.register_forward_pre_hook(double),
+    ]
+    assert distinct(*map(changed, changes)) == len(changes)
+    states = [nn.Sequential(Remembered(1), Remembered(other)) for other in (1, 2)]
+    assert distinct(*states) == 2
 
 
 PLAIN = [None, True, 1, 1.0, "1", (1,), [1], {1}, {"a": 1}, b"1", (True,), (1.0,), -0.0, 0.0]
