@@ -19,7 +19,7 @@ import logging
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from castore import arrays
 from castore.canonical import Json
 from castore.errors import FingerprintError
 from castore.identity.code import digest_code, global_names, imported_names
+from castore.identity.graphs import uncompiled
 from castore.identity.lasting import lasting
 from castore.identity.libraries import (
     innermost,
@@ -62,20 +63,6 @@ _NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _TABLES = (enum.Enum, tuple)
 _LEFT_OUT = (logging.Logger, logging.LoggerAdapter, type(threading.Lock()), type(threading.RLock()))
-#: Where a library's object came from, which says nothing about what it does.
-_PROVENANCE = {
-    "transformers": frozenset(
-        [
-            "_commit_hash",
-            "_name_or_path",
-            "init_inputs",
-            "init_kwargs",
-            "name_or_path",
-            "transformers_version",
-            "vocab_file",
-        ]
-    ),
-}
 
 
 @dataclass
@@ -194,6 +181,7 @@ class Walk:
             self.value(fn, path)
 
     def _function(self, fn: types.FunctionType, path: str) -> None:
+        fn = uncompiled(fn)
         held = {**cells(fn), **defaults(fn)}
         first = self._meet(fn, path)
         if first is not None:
@@ -251,13 +239,17 @@ class Walk:
         if type(value) in _PLAIN:
             self.found.values[path] = self._encoder.encode(value, path)
             return
+        try:
+            self._value(value, path)
+        except RecursionError:
+            raise
+        except Exception:  # whatever an object of the user's raises when it is looked at
+            self.found.not_keyed[path] = type_name(type(value))
+
+    def _value(self, value: Any, path: str) -> None:
         if value is self._loader or _is_left_out(value):
             return
-        try:
-            whole = as_whole(value)
-        except FingerprintError:
-            self.found.not_keyed[path] = type_name(type(value))
-            return
+        whole = as_whole(value)
         if whole is not None:
             self.found.values[path] = whole
         elif is_module(value) and not is_transform(value):
@@ -317,6 +309,8 @@ class Walk:
             self.found.random[path] = type_name(type(value))
         if type(value) not in _CONTAINERS:
             self.found.values[f"{path}.__class__"] = {"type": self.name_of(type(value))}
+        if held is not None and isinstance(value, Mapping):  # code may follow their order
+            self.found.values[f"{path}.keys()"] = [self._encoder.encode(k, path) for k in value]
         for where, item in (held or {}).items():
             self.value(item, f"{path}{where}")
         if own:
@@ -330,9 +324,7 @@ class Walk:
 
     def _object(self, value: Any, path: str) -> None:
         """Go through the attributes of an object."""
-        ignored = _PROVENANCE.get(top(type(value).__module__) or "", frozenset())
-        if is_module(value):
-            ignored |= attributes_of_module() - {"_modules"}
+        ignored = attributes_of_module() - {"_modules"} if is_module(value) else frozenset()
         for name, item in lasting(value).items():
             # Pythons copy unequal sets of special names.
             if name not in ignored and (name == "__wrapped__" or not is_special(name)):

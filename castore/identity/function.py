@@ -109,7 +109,7 @@ def describe_function(
         "format": _FORMAT,
         "model": _model_document(states, model),
         "numeric": keyed,
-        "params": encode_argument(dict(params or {}), "params"),
+        "params": encode_argument(_by_name(params), "params"),
         "suffix": suffix,
         "version": encode_argument(version, "version"),
     }
@@ -138,6 +138,11 @@ def describe_function(
         not_keyed=not_keyed,
         ignored=frozenset(ignore) - left_out.keys(),
     )
+
+
+def _by_name(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return parameters in the order of their names: nobody goes through them."""
+    return dict(sorted((params or {}).items(), key=lambda item: str(item[0])))
 
 
 def encode_argument(value: Any, what: str) -> Json:

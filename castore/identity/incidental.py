@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from castore.identity.libraries import top
-from castore.identity.values import type_name
+from castore.identity.libraries import top, type_name
 
 __all__ = ["APART_FROM_RUNNING", "computed", "incidental"]
 
@@ -58,9 +57,12 @@ _OF_TRANSFORMERS = frozenset(
         "all_tied_weights_keys",
         "architectures",
         "hf_device_map",
+        "init_inputs",
+        "init_kwargs",
         "model_type",
         "name_or_path",
         "transformers_version",
+        "vocab_file",
     ]
 )
 #: Weak references to tensors that ``_flat_weights`` holds.

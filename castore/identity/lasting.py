@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from castore.identity.incidental import incidental
 from castore.identity.members import attributes
 from castore.identity.transforms import bookkeeping
 
@@ -29,9 +30,8 @@ def lasting(value: Any) -> dict[str, Any]:
     value : Any
         Any object; what castore knows the last call to leave in one is left out.
     """
-    found = attributes(value)
-    for name in bookkeeping(value):
-        found.pop(name, None)
+    apart = bookkeeping(value) | incidental(type(value))
+    found = {name: item for name, item in attributes(value).items() if name not in apart}
     if isinstance(value, _type(_TOKENIZERS, "PreTrainedTokenizerBase")):
         found.pop(_SAID, None)
         if isinstance(found.get(_FAST), _type("tokenizers", "Tokenizer")):

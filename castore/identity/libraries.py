@@ -18,6 +18,7 @@ __all__ = [
     "name_in_library",
     "package_of",
     "top",
+    "type_name",
 ]
 
 _DESCRIPTORS = (types.MethodDescriptorType, types.WrapperDescriptorType)
@@ -43,6 +44,12 @@ LIBRARIES = frozenset(
         "transformers",
     ]
 )
+
+
+def type_name(kind: type) -> str:
+    """Name of a type without the module of the script it was defined in."""
+    module = "" if kind.__module__ == "__main__" else f"{kind.__module__}."
+    return f"{module}{kind.__qualname__}"
 
 
 def top(module: Any) -> str | None:

@@ -22,7 +22,7 @@ from castore.identity.captures import Walk, is_module
 from castore.identity.graphs import kind_named, script_function, script_module, spelled, uncompiled
 from castore.identity.incidental import APART_FROM_RUNNING, computed, incidental
 from castore.identity.libraries import is_library, name_in_library, package_of, top
-from castore.identity.members import attributes, attributes_of_module, is_special
+from castore.identity.members import attributes, attributes_of_module
 from castore.identity.tree import REFERENCES, Member, Tree, join, said
 from castore.identity.values import encode, type_name
 
@@ -203,15 +203,6 @@ class Structure(Walk):
             msg = f"{path} holds something nested too deep to be described"
             raise FingerprintError(msg) from None
 
-    def value(self, value: Any, path: str) -> None:
-        """Go through `value`, held at `path`; what cannot be gone through is not keyed."""
-        try:
-            self._value(value, path)
-        except RecursionError:
-            raise
-        except Exception:  # whatever an object of the user's raises when it is looked at
-            self.found.not_keyed[path] = type_name(type(value))
-
     def _value(self, value: Any, path: str) -> None:
         values, torch = self.found.values, self._torch
         if type(value) in REFERENCES:
@@ -230,10 +221,10 @@ class Structure(Walk):
             self.value(value.__getstate__(), f"{path}.state")
         elif uncompiled(value) is not value:
             self.value(uncompiled(value), path)
-        elif _is_more_than_fields(value) or _holds_tensors(value):
+        elif _holds_tensors(value):
             self._container(value, path)
         else:
-            super().value(value, path)
+            super()._value(value, path)
 
     def _graph(self, graph: Any, code: str, path: str) -> None:
         """Go through a graph of torch.fx: its code, and the user's functions it calls."""
@@ -241,19 +232,6 @@ class Structure(Walk):
         for node in graph.nodes:
             if node.op == "call_function" and not is_library(package_of(node.target)):
                 self.value(node.target, f"{path}.{node.name}")
-
-    def _function(self, fn: types.FunctionType, path: str) -> None:
-        super()._function(uncompiled(fn), path)
-
-    def _object(self, value: Any, path: str) -> None:
-        """Go through the attributes of an object, beside those that say where it came from."""
-        apart = incidental(type(value))
-        if not apart:
-            super()._object(value, path)
-            return
-        for name, item in attributes(value).items():
-            if name not in apart and not is_special(name):
-                self.value(item, f"{path}.{name}")
 
 
 def _is_plain(value: Any) -> bool:
@@ -285,14 +263,6 @@ def _is_of_class(value: Any, module: Any) -> bool:
         and value.__self__ is module
         and value.__func__ is getattr(type(module), "forward", None)
     )
-
-
-def _is_more_than_fields(value: Any) -> bool:
-    """Tell whether a dataclass's object has other attributes, or some that do not count."""
-    if isinstance(value, type) or not dataclasses.is_dataclass(value):
-        return False
-    fields = {field.name for field in dataclasses.fields(value)}
-    return bool(incidental(type(value)) or getattr(value, "__dict__", {}).keys() - fields)
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -14,7 +14,7 @@ bytes                ``{"bytes": [length, digest]}``; likewise bytearray
 list                 a list
 tuple                ``{"tuple": […]}``; a named one ``{"named": [type, [[field, value], …]]}``
 set                  ``{"set": […]}``, sorted by encoding; likewise frozenset
-dict                 ``{"dict": [[key, value], …]}``, sorted by encoded key
+dict                 ``{"dict": [[key, value], …]}``, in its order, which code may follow
 range, slice         ``{"range": [start, stop, step]}``, ``{"slice": …}``
 ndarray              ``{"array": [dtype, shape, digest]}``; tensor: ``"tensor"``
 numpy scalar         ``{"scalar": [dtype, hex of its bytes]}``
@@ -46,7 +46,8 @@ from castore.canonical import Json, dumps
 from castore.digest import identity, identity_hasher
 from castore.errors import FingerprintError
 from castore.identity.files import File
-from castore.identity.libraries import name_in_library
+from castore.identity.incidental import incidental
+from castore.identity.libraries import name_in_library, type_name
 from castore.identity.protocols import UNSAID, known, said_by
 
 __all__ = ["Encoder", "digest_array", "digest_value", "encode", "type_name"]
@@ -83,12 +84,6 @@ def digest_array(array: arrays.AnyArray) -> str:
     state = identity_hasher("array")
     state.update(arrays.raw(array))
     return state.hexdigest()
-
-
-def type_name(kind: type) -> str:
-    """Name of a type without the module of the script it was defined in."""
-    module = "" if kind.__module__ == "__main__" else f"{kind.__module__}."
-    return f"{module}{kind.__qualname__}"
 
 
 class Encoder:
@@ -232,7 +227,7 @@ def _dict(to: Encoder, value: dict[Any, Any], what: str) -> Json:
         [to.encode(key, f"a key of {what}"), to.encode(item, f"{what}[{key!r}]")]
         for key, item in value.items()
     ]
-    return {"dict": sorted(items, key=lambda item: dumps(item[0]))}
+    return {"dict": items}
 
 
 def _range(_to: Encoder, value: range, _what: str) -> Json:
@@ -258,6 +253,10 @@ def _named_tuple(to: Encoder, value: Any, what: str) -> Json:
 
 def _dataclass(to: Encoder, value: Any, what: str) -> Json:
     names = [field.name for field in dataclasses.fields(value)]
+    more = getattr(value, "__dict__", {}).keys() - set(names)
+    if more or incidental(type(value)):  # it is more, or less, than its fields
+        msg = f"{what} is a {type_name(type(value))} with attributes beside its fields"
+        raise FingerprintError(msg)
     return {"dataclass": _fields(to, value, names, what)}
 
 

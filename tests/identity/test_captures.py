@@ -359,6 +359,7 @@ def test_recursion_in_objects_and_containers_ends():
     }
     assert capture(enclosing(items)).values == {"fn.k[0]": 1, "fn.k[2]": {"same": "fn.k"}}
     assert capture(enclosing(mapping)).values == {
+        "fn.k.keys()": ["k", "log", "self"],
         "fn.k['k']": 2,
         "fn.k['self']": {"same": "fn.k"},
     }

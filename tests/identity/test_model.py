@@ -217,6 +217,7 @@ def test_what_changed_is_named():
             "helper['a'].class",
             "helper['a'].inplace",
             "helper['a'].training",
+            "helper.keys()",
         ],
         lambda m: m.head.register_forward_hook(flip_bit): ["head.forward_hooks[0]", "head.hooks"],
         lambda m: delattr(m.head, "bias"): ["head.bias"],
