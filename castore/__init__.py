@@ -13,7 +13,7 @@ from castore.version import __version__
 
 if TYPE_CHECKING:
     from castore import errors
-    from castore.identity.files import file, file_ids
+    from castore.identity.files.contents import file, file_ids
     from castore.identity.fingerprint import fingerprint, hash_model
     from castore.identity.loader import indices
     from castore.identity.protocols import register_fingerprint
@@ -37,8 +37,8 @@ __all__ = [
 _HOMES = {
     "Store": ("castore.store", "Store"),
     "errors": ("castore.errors", None),
-    "file": ("castore.identity.files", "file"),
-    "file_ids": ("castore.identity.files", "file_ids"),
+    "file": ("castore.identity.files.contents", "file"),
+    "file_ids": ("castore.identity.files.contents", "file_ids"),
     "fingerprint": ("castore.identity.fingerprint", "fingerprint"),
     "hash_model": ("castore.identity.fingerprint", "hash_model"),
     "indices": ("castore.identity.loader", "indices"),

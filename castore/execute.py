@@ -12,7 +12,7 @@ from castore.errors import FingerprintError, ResultError
 from castore.guard import undisturbed
 from castore.identity.captures import capture
 from castore.identity.function import Function
-from castore.identity.model import snapshot
+from castore.identity.models.snapshot import snapshot
 from castore.identity.request import Request
 from castore.progress import Progress, shown
 from castore.table.result import Result, Sink, collect

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from castore import arrays
-from castore.identity.model import training_flags
+from castore.identity.models.snapshot import training_flags
 from castore.identity.randomness import generators_kept
 
 __all__ = ["undisturbed"]

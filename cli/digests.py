@@ -12,10 +12,10 @@ from castore.cli.output import print_json, print_lines, printable
 from castore.cli.quantities import named, size
 from castore.cli.shared import FailedError, json_option, note
 from castore.errors import DamagedError
-from castore.identity import digests_file, memo
-from castore.identity.digests_file import Listed
-from castore.identity.files import contents, relative
-from castore.identity.scan import absolute
+from castore.identity.files import digests_file, memo
+from castore.identity.files.contents import contents, relative
+from castore.identity.files.digests_file import Listed
+from castore.identity.files.scan import absolute
 from castore.progress import shown
 
 __all__ = ["digests"]

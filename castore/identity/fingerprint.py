@@ -7,9 +7,9 @@ from typing import Any
 from castore.canonical import identify
 from castore.errors import FingerprintError
 from castore.identity import loader  # noqa: F401  from here on loaders and datasets are known
-from castore.identity.captures import is_module
 from castore.identity.describe import describe, document_of, refuse_unknown
-from castore.identity.model import hash_model
+from castore.identity.members import is_module
+from castore.identity.models.snapshot import hash_model
 from castore.identity.protocols import as_whole
 from castore.identity.values import type_name
 

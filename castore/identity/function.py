@@ -9,11 +9,13 @@ from typing import Any
 from castore.canonical import Json, identify
 from castore.errors import ConfigError, FingerprintError
 from castore.identity import numeric
-from castore.identity.captures import Captures, capture, is_module
+from castore.identity.captures import capture
 from castore.identity.code import name_of
-from castore.identity.files import File
-from castore.identity.model import ModelState, snapshot, unwrap
+from castore.identity.files.contents import File
+from castore.identity.members import is_module
+from castore.identity.models.snapshot import ModelState, snapshot, unwrap
 from castore.identity.values import encode
+from castore.identity.walk import Captures
 
 __all__ = ["Function", "describe_function", "encode_argument"]
 

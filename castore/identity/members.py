@@ -18,9 +18,11 @@ __all__ = [
     "defaults",
     "factories",
     "function_in",
+    "is_module",
     "is_special",
     "items",
     "native",
+    "uncompiled",
 ]
 
 
@@ -102,3 +104,18 @@ def function_in(item: Any) -> types.FunctionType | None:
     if isinstance(item, functools.cached_property):
         item = item.func
     return item if isinstance(item, types.FunctionType) else None
+
+
+def uncompiled(fn: Any) -> Any:
+    """Return the function or bound method that torch.compile was given, or else `fn`."""
+    while isinstance(fn, types.FunctionType) and "__wrapped__" in vars(fn):
+        if not str(fn.__globals__.get("__name__")).startswith("torch._dynamo."):
+            break
+        fn = vars(fn)["__wrapped__"]
+    return fn
+
+
+def is_module(value: object) -> bool:
+    """Tell whether `value` is a torch module."""
+    torch = arrays.torch()
+    return torch is not None and isinstance(value, torch.nn.Module)

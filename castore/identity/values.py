@@ -45,7 +45,7 @@ from castore import arrays
 from castore.canonical import Json, dumps
 from castore.digest import identity, identity_hasher
 from castore.errors import FingerprintError
-from castore.identity.files import File
+from castore.identity.files.contents import File
 from castore.identity.incidental import incidental
 from castore.identity.libraries import name_in_library, type_name
 from castore.identity.protocols import UNSAID, known, said_by

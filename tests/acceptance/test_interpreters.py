@@ -54,7 +54,7 @@ def version_of(python):
     """Return which Python it is, or nothing if it cannot run the program."""
     say = "import sys; print(sys.implementation.name, sys.version_info[:2])"
     done = subprocess.run(
-        [python, "-c", f"import castore.identity.request, castore.identity.files; {say}"],
+        [python, "-c", f"import castore.identity.request, castore.identity.files.contents; {say}"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=False,
         capture_output=True,

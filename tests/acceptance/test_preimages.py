@@ -16,7 +16,7 @@ import xxhash
 import castore
 from castore.identity.datasets.rules import samples_of
 from castore.identity.function import describe_function
-from castore.identity.model import snapshot
+from castore.identity.models.snapshot import snapshot
 from castore.identity.request import identify_inputs, identify_loader
 
 torch = pytest.importorskip("torch")

@@ -17,8 +17,8 @@ from harness import Case, Options, interleave
 from results import Section, against
 
 from castore.digest import identity
-from castore.identity import digests_file, memo
-from castore.identity.files import contents, relative
+from castore.identity.files import digests_file, memo
+from castore.identity.files.contents import contents, relative
 from castore.identity.rows import RowIds, from_parts
 
 __all__ = ["NAME", "measure"]

@@ -10,7 +10,7 @@ import pytest
 import xxhash
 
 from castore.canonical import seal, unseal
-from castore.identity.digests_file import NAME
+from castore.identity.files.digests_file import NAME
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
@@ -104,6 +104,8 @@ def looped() -> list[Any]:
     return held
 
 
+ONE = Scale(1.0)
+
 OBJECTS: dict[str, Any] = {
     "closure": enclosing(3),
     "closure over text": enclosing("3"),
@@ -117,7 +119,7 @@ OBJECTS: dict[str, Any] = {
     "own enum": enclosing(Mode.FAST),
     "own data class": enclosing(Settings()),
     "list of objects": enclosing([Scale(1.0), Scale(2.0)]),
-    "the same twice": (lambda held: enclosing([held, held]))(Scale(1.0)),
+    "the same twice": enclosing([ONE, ONE]),
     "a list in itself": enclosing(looped()),
     "ordered dict": enclosing(collections.OrderedDict(a=helper)),
     "namespace": enclosing(argparse.Namespace(layer=3, fn=helper)),
@@ -127,11 +129,11 @@ OBJECTS: dict[str, Any] = {
 }
 
 VALUES: dict[str, Any] = {
-    "date": datetime.date(2026, 11, 20),
-    "time of day": datetime.time(12, 30, fold=1),
-    "date and time": datetime.datetime(2026, 11, 20, 12, 30, tzinfo=datetime.UTC),
-    "duration": datetime.timedelta(days=1, microseconds=5),
-    "time zone": datetime.timezone(datetime.timedelta(hours=2)),
+    "date": dt.date(2026, 11, 20),
+    "time of day": dt.time(12, 30, fold=1),
+    "date and time": dt.datetime(2026, 11, 20, 12, 30, tzinfo=dt.UTC),
+    "duration": dt.timedelta(days=1, microseconds=5),
+    "time zone": dt.timezone(dt.timedelta(hours=2)),
     "decimal": decimal.Decimal("1.50"),
     "fraction": fractions.Fraction(2, 4),
     "pattern": re.compile(r"\d+", re.IGNORECASE),

@@ -287,14 +287,13 @@ def _rows() -> dict[str, Any]:
     """Compute a row id of every kind of item."""
     content = bytes(range(16))
     array = np.arange(6, dtype=np.float32).reshape(3, 2)
-    found = {
+    return {
         "text name": _row("name", "é".encode(), named_rows(SOURCE, ["é"])),
         "digest name": _row("digest", content, named_rows(SOURCE, np.array([list(content)], "u1"))),
         "array row": _sample(array, 'rows[["float32",[2]]]', array[0].tobytes()),
         "list item": _sample([(1, "a")], "value", b'{"tuple":[1,"a"]}'),
         "tuple item": _sample(((1, "a"),), "value", b'{"tuple":[1,"a"]}'),
     }
-    return found
 
 
 def _sample(dataset: Any, kind: str, pieces: bytes) -> dict[str, str]:
@@ -323,7 +322,7 @@ def with_torch() -> dict[str, Any]:
     """Compute the vectors of tensors and models."""
     import torch
 
-    from castore.identity.model import hash_model
+    from castore.identity.models.snapshot import hash_model
 
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).eval()
     with torch.no_grad():

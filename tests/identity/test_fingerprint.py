@@ -15,7 +15,7 @@ import pytest
 
 import castore
 from castore.errors import FingerprintError
-from castore.identity.model import hash_model
+from castore.identity.models.snapshot import hash_model
 
 torch = pytest.importorskip("torch")
 data = pytest.importorskip("torch.utils.data")

@@ -477,7 +477,7 @@ def net(value=0.0):
 
 def test_a_model_is_found_or_named_alike():
     """A model found in the function, passed, passed in a list or by its digest gives one key."""
-    from castore.identity.model import hash_model
+    from castore.identity.models.snapshot import hash_model
 
     keys = {
         key_of(fn=enclosing(net())),

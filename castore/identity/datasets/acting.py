@@ -85,7 +85,7 @@ class Search:
 
     def _goes_through(self, kind: type) -> bool:
         own = top(kind.__module__) in self._own or kind in _NAMESPACES
-        return own or issubclass(kind, _CONTAINERS) or _is_dataset(kind)
+        return any((own, issubclass(kind, _CONTAINERS), _is_dataset(kind)))
 
 
 def has_rows(value: Any, length: int) -> bool:

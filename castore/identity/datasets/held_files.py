@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from castore.errors import FingerprintError
 from castore.identity.datasets import arrow
 from castore.identity.datasets.samples import Terms
-from castore.identity.files import content_digests, stamps
+from castore.identity.files.contents import content_digests, stamps
 
 __all__ = ["HeldFiles"]
 
@@ -96,7 +96,7 @@ class HeldFiles:
 
 
 def _digests(array: Any) -> arrow.Bytes:
-    """Return the digest of each value, as `castore.identity.files.content_digests` has them."""
+    """Return the digest of each value, as `castore.identity.files.contents` has those of files."""
     data, ends = arrow.offsets_of(array)
     view, places = memoryview(data), ends.tolist()
     found = [xxhash.xxh3_128_digest(view[start:end]) for start, end in pairwise(places)]

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from castore import arrays
 from castore.canonical import Json
 from castore.errors import FingerprintError
-from castore.identity.captures import Captures
 from castore.identity.describe import describe, document_of, refuse_random, refuse_unknown
-from castore.identity.files import File
+from castore.identity.files.contents import File
 from castore.identity.members import function_in
 from castore.identity.rows import RowIds
 from castore.identity.values import type_name
+from castore.identity.walk import Captures
 
 __all__ = [
     "Indices",

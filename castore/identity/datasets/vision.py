@@ -30,7 +30,7 @@ from castore.identity.datasets.samples import (
     is_exactly,
     source_of,
 )
-from castore.identity.files import content_digests, relative, stamps
+from castore.identity.files.contents import content_digests, relative, stamps
 from castore.identity.members import attributes
 from castore.identity.rows import RowIds
 from castore.identity.values import encode

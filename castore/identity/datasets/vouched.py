@@ -14,7 +14,6 @@ import numpy as np
 from castore.canonical import identify
 from castore.errors import FingerprintError
 from castore.identity import rows
-from castore.identity.captures import Captures
 from castore.identity.datasets import vision
 from castore.identity.datasets.acting import Search, has_rows
 from castore.identity.datasets.samples import (
@@ -30,6 +29,7 @@ from castore.identity.members import attributes
 from castore.identity.protocols import UNSAID, said_by
 from castore.identity.rows import RowIds
 from castore.identity.values import encode, type_name
+from castore.identity.walk import Captures
 
 __all__ = ["named_rows", "names_itself", "self_named", "vouched"]
 

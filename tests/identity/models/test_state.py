@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as npst
 from castore.canonical import identify
 from castore.digest import identity
 from castore.errors import FingerprintError
-from castore.identity import state
-from castore.identity.state import PART_NBYTES, describe
+from castore.identity.models import state
+from castore.identity.models.state import PART_NBYTES, describe
 
 torch = pytest.importorskip("torch")
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import re
 import sys
-import types
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["kind_named", "script_function", "script_module", "spelled", "uncompiled"]
+__all__ = ["kind_named", "script_function", "script_module", "spelled"]
 
 _POSITION = re.compile(r" # [^\n\"]*:\d+:\d+$", re.MULTILINE)
 _MANGLED = re.compile(r"\.___torch_mangle_\d+")
@@ -25,15 +24,6 @@ _CALLS_OWN = re.compile(r"__torch__\.(?!torch\.|torchvision\.)")
 def kind_named(module: str, name: str) -> Any:
     """Return a type of a library, or an empty tuple if nobody imported it: for isinstance."""
     return getattr(sys.modules.get(module), name, ())
-
-
-def uncompiled(fn: Any) -> Any:
-    """Return the function or bound method that torch.compile was given, or else `fn`."""
-    while isinstance(fn, types.FunctionType) and "__wrapped__" in vars(fn):
-        if not str(fn.__globals__.get("__name__")).startswith("torch._dynamo."):
-            break
-        fn = vars(fn)["__wrapped__"]
-    return fn
 
 
 def spelled(code: str) -> str:

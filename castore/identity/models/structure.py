@@ -18,13 +18,13 @@ from typing import Any
 from castore import arrays
 from castore.canonical import Json, dumps
 from castore.errors import FingerprintError
-from castore.identity.captures import Walk, is_module
-from castore.identity.graphs import kind_named, script_function, script_module, spelled, uncompiled
 from castore.identity.incidental import APART_FROM_RUNNING, computed, incidental
 from castore.identity.libraries import is_library, name_in_library, package_of, top
-from castore.identity.members import attributes, attributes_of_module
-from castore.identity.tree import REFERENCES, Member, Tree, join, said
+from castore.identity.members import attributes, attributes_of_module, is_module, uncompiled
+from castore.identity.models.graphs import kind_named, script_function, script_module, spelled
+from castore.identity.models.tree import REFERENCES, Member, Tree, join, said
 from castore.identity.values import encode, type_name
+from castore.identity.walk import Walk
 
 __all__ = ["Structure"]
 

@@ -29,7 +29,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the library's own, while it is imported
     transformers = pytest.importorskip("transformers")
 
-from castore.identity.model import ModelState, hash_model, snapshot  # noqa: E402
+from castore.identity.models.snapshot import ModelState, hash_model, snapshot  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

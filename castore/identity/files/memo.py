@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from castore.digest import check64, hasher, identity
-from castore.identity.replacing import replace_file
-from castore.identity.scan import Reading, Stamps, absolute
+from castore.identity.files.replacing import replace_file
+from castore.identity.files.scan import Reading, Stamps, absolute
 
 __all__ = ["LIMIT", "UNUSED", "add", "folder", "look_up"]
 

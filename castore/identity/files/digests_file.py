@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 
 from castore.canonical import seal, unseal
 from castore.errors import DamagedError, FingerprintError, FormatError, StoreError
-from castore.identity.replacing import replace_file
-from castore.identity.scan import Stamps, absolute, printable
+from castore.identity.files.replacing import replace_file
+from castore.identity.files.scan import Stamps, absolute, printable
 
 __all__ = ["NAME", "Listed", "files_below", "look_up", "place", "read", "write"]
 
@@ -122,7 +122,7 @@ def look_up(
     """Return the digests of files below `root`, and which of them are known.
 
     They come from the first document that can be read in `root` or a few folders above it. As
-    `castore.identity.memo.look_up`, of which this has parameters and results.
+    `castore.identity.files.memo.look_up`, of which this has parameters and results.
     """
     digests = np.zeros((len(names), 16), np.uint8)
     known = np.zeros(len(names), np.bool_)

@@ -12,10 +12,10 @@ from typing import Any
 
 from castore.canonical import Json, identify
 from castore.errors import FingerprintError
-from castore.identity.captures import is_module
-from castore.identity.state import describe
-from castore.identity.structure import Structure
-from castore.identity.tree import join, unwrap
+from castore.identity.members import is_module
+from castore.identity.models.state import describe
+from castore.identity.models.structure import Structure
+from castore.identity.models.tree import join, unwrap
 from castore.identity.values import type_name
 
 __all__ = ["ModelState", "hash_model", "snapshot", "training_flags", "unwrap"]

@@ -18,13 +18,8 @@ import pytest
 
 from castore.canonical import identify
 from castore.errors import FingerprintError
-from castore.identity.captures import is_module
-from castore.identity.model import (
-    hash_model,
-    snapshot,
-    training_flags,
-    unwrap,
-)
+from castore.identity.members import is_module
+from castore.identity.models.snapshot import hash_model, snapshot, training_flags, unwrap
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from castore.identity.tree import Tree, join, unwrap
+from castore.identity.models.tree import Tree, join, unwrap
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

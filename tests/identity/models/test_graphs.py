@@ -12,8 +12,9 @@ import sys
 
 import pytest
 
-from castore.identity.graphs import kind_named, spelled, uncompiled
-from castore.identity.model import hash_model, snapshot
+from castore.identity.members import uncompiled
+from castore.identity.models.graphs import kind_named, spelled
+from castore.identity.models.snapshot import hash_model, snapshot
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -277,7 +278,7 @@ def test_types_of_libraries_that_are_not_imported_match_nothing():
     assert kind_named("torch.nn", "Linear") is nn.Linear
     assert not isinstance(1, kind_named("no_such_library", "Thing"))
     code = (
-        "import sys, torch; from castore.identity.model import hash_model;"
+        "import sys, torch; from castore.identity.models.snapshot import hash_model;"
         "hash_model(torch.nn.Linear(2, 2));"
         "print([name for name in ('torch._dynamo', 'torchvision', 'transformers')"
         " if name in sys.modules])"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from castore.identity import memo
-from castore.identity.scan import Reading
+from castore.identity.files import memo
+from castore.identity.files.scan import Reading
 from castore.threads import together
 
 SETTLED = 10_000_000_000

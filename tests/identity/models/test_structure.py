@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from castore.errors import FingerprintError
-from castore.identity.model import hash_model, snapshot
+from castore.identity.models.snapshot import hash_model, snapshot
 from castore.identity.protocols import _registered, register_fingerprint
 
 torch = pytest.importorskip("torch")

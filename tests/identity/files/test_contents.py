@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from castore.digest import identity
 from castore.errors import ConfigError, FingerprintError
-from castore.identity.files import (
+from castore.identity.files.contents import (
     content_digests,
     contents,
     file,
@@ -27,7 +27,7 @@ from castore.identity.files import (
     relative,
     stamps,
 )
-from castore.identity.scan import read_file
+from castore.identity.files.scan import read_file
 
 
 def later() -> int:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from castore.canonical import seal
 from castore.digest import hexdigest
 from castore.errors import DamagedError, FingerprintError, FormatError
-from castore.identity.digests_file import (
+from castore.identity.files.contents import content_digests
+from castore.identity.files.digests_file import (
     NAME,
     Listed,
     files_below,
@@ -22,7 +23,6 @@ from castore.identity.digests_file import (
     read,
     write,
 )
-from castore.identity.files import content_digests
 
 WRONG = "f" * 32  # of no file: who gets it believed the document
 

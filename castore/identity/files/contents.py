@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from castore.canonical import identify
 from castore.errors import ConfigError, FingerprintError
-from castore.identity import digests_file, memo, scan
+from castore.identity.files import digests_file, memo, scan
+from castore.identity.files.scan import Clock, Reading, Stamps, absolute, printable
 from castore.identity.rows import RowIds, from_parts
-from castore.identity.scan import Clock, Reading, Stamps, absolute, printable
 
 __all__ = [
     "Contents",
@@ -42,7 +42,7 @@ Digests = NDArray[np.uint8]
 """Content digests, uint8 (n, 16)."""
 
 LookUp = Callable[[str, Sequence[bytes], Stamps], tuple[Digests, NDArray[np.bool_]]]
-"""What may know digests: `castore.identity.memo.look_up` and the like."""
+"""What may know digests: `castore.identity.files.memo.look_up` and the like."""
 
 
 def file_ids(paths: Iterable[Path], root: Path | None = None) -> RowIds:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from castore import arrays
-from castore.identity.graphs import kind_named
+from castore.identity.models.graphs import kind_named
 from castore.identity.protocols import UNSAID, said_by
 from castore.identity.values import type_name
 

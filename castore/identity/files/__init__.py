@@ -1,0 +1,1 @@
+"""What files contain: read once a machine, found again by their stamps."""

@@ -1,0 +1,1 @@
+"""What a torch module computes: the digests of its tensors, and all its modules hold."""
