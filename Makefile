@@ -58,7 +58,7 @@ types:
 	  echo "Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Setting up .venv: torch and the tools, once; some minutes on a slow line."
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(INSTALL) -c constraints/test.txt -e '.[bench,check,test,torch]' torchvision
+	.venv/bin/python $(INSTALL) -c constraints/test.txt -e '.[bench,check,libraries,test,torch]' torchvision
 	@touch $@
 
 .venv/.docs: .venv/.ready

@@ -23,7 +23,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 if __name__ == "__main__":  # a torchvision that can be imported
-    _kept = runpy.run_path(str(Path(__file__).parents[1] / "conftest.py"))
+    _kept = runpy.run_path(str(Path(__file__).parents[2] / "conftest.py"))
 torchvision = pytest.importorskip("torchvision")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the library's own, while it is imported
