@@ -14,7 +14,7 @@ from castore.errors import ConfigError, FingerprintError, RandomError
 from castore.identity import rows
 from castore.identity.datasets.combined import flatten
 from castore.identity.datasets.rules import samples_of
-from castore.identity.datasets.samples import Samples, Terms, length_of
+from castore.identity.datasets.samples import INSTEAD_OF_RANDOM, Samples, Terms, length_of
 from castore.identity.function import Function, encode_argument
 from castore.identity.loader import Plan, plan
 from castore.identity.randomness import moves_or_differs
@@ -54,6 +54,8 @@ class Request:
         Positions of samples, one a source, whose loading may turn out to be random.
     any_of : frozenset of str
         Parts of the variant in which an entry may differ and still answer.
+    left : dict
+        Attributes of the dataset that the names of its rows stand for.
     """
 
     function: Function
@@ -67,6 +69,7 @@ class Request:
     frozen: dict[str, str] = field(default_factory=dict)
     probes: tuple[int, ...] = ()
     any_of: frozenset[str] = frozenset()
+    left: dict[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> int | None:
@@ -96,10 +99,11 @@ class Request:
 
     def documents(self) -> dict[str, Json]:
         """Return all there is to say about where the key came from."""
+        left = {"left to the names of rows": self.left} if self.left else {}
         return {
             "entry": self.derivation,
             "not_keyed": self.not_keyed,
-            "recorded": self.function.recorded,
+            "recorded": {**self.function.recorded, **left},
             "sources": self.sources,
             "table": self.function.derivation,
         }
@@ -214,11 +218,8 @@ def _check(dataset_id: Any, row_ids: Any, random: Any) -> None:
 def _refuse_random_collate(found: Plan, random: str) -> None:
     for path, kind in found.random.items():
         if random == "refuse":
-            msg = (
-                f"{path} holds {kind.rpartition('.')[2]}, which is random: a stored result would "
-                "freeze one draw of it; draw in fn, or say random='freeze'"
-            )
-            raise RandomError(msg)
+            msg = f"{path} holds {kind.rpartition('.')[2]}, which is random: {_FREEZES}"
+            raise RandomError(f"{msg}.\n{INSTEAD_OF_RANDOM}")
 
 
 def _request(function: Function, found: Plan, samples: Samples, any_of: frozenset[str]) -> Request:
@@ -239,6 +240,7 @@ def _request(function: Function, found: Plan, samples: Samples, any_of: frozense
         {**found.random, **samples.frozen},
         samples.probes,
         any_of,
+        samples.left,
     )
 
 
@@ -274,9 +276,15 @@ def _picked(row_ids: Any, found: Plan) -> Any:
     Names are given one a sample, of the loader's dataset or of the one below its subsets.
     """
     assert found.indices is not None  # the caller saw to it
-    flat, indices = flatten(found.dataset, found.indices)
     names = _listed(row_ids)
-    outer, inner = length_of(found.dataset), length_of(flat)
+    outer = length_of(found.dataset)
+    try:
+        flat, indices = flatten(found.dataset, found.indices)
+    except FingerprintError:  # a Subset by keys, say: names of its own samples are enough
+        if len(names) != outer:
+            raise
+        flat, indices = found.dataset, found.indices % max(1, outer)
+    inner = length_of(flat)
     if len(names) not in (outer, inner):
         msg = f"row_ids has {len(names):,} names for {outer:,} samples: give one a sample"
         raise FingerprintError(msg)
@@ -318,9 +326,8 @@ def _listed(row_ids: Any) -> Any:
         raise ConfigError(msg) from error
 
 
+_FREEZES = "a stored result would freeze one draw of it"
 _IS_RANDOM = (
     "sample {} of {} is random: {}. A stored result would freeze one draw of it.\n"
-    "  better:      draw in fn, or in a transform applied after the features are cached\n"
-    '  one draw:    get_or_compute(loader, fn, random="freeze")\n'
-    '  uncached:    castore.open(..., on_error="compute")'
+    + INSTEAD_OF_RANDOM
 )

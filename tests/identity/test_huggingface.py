@@ -495,3 +495,17 @@ def test_golden_vectors_of_files():
         "37d9a52e88bfecf2198fd55c46288929",
         "24376d10d2c534189d4ef8a2130a40c2",
     ]
+
+
+def test_the_format_counts_under_a_vouched_name():
+    """To vouch for the items says nothing of the columns that a sample has, or as what."""
+    plain = datasets.Dataset.from_dict({"a": [1, 2], "b": [3, 4]})
+    numpy = plain.with_format("numpy")
+    several = [plain, numpy, plain.with_format("numpy", columns=["a"])]
+    data = pytest.importorskip("torch.utils.data")
+    several.append(data.ConcatDataset([numpy]))
+    found = {
+        samples_of(dataset, np.arange(2), dataset_id="x@1").row_ids.tobytes()
+        for dataset in (*several, plain.select([0, 1]))
+    }
+    assert len(found) == 3

@@ -436,6 +436,18 @@ def test_what_is_not_keyed_is_named_with_the_request():
     assert request.documents()["not_keyed"] == request.not_keyed
 
 
+def test_names_stand_for_samples_of_a_subset_by_keys():
+    """A subset whose indices are keys is named one a sample of its own, as its refusal says."""
+    data = pytest.importorskip("torch.utils.data")
+    subset = data.Subset({"a": 1, "b": 2, "c": 3}, ["c", "a"])
+    with pytest.raises(FingerprintError, match="one list of integers"):
+        vouched(data.DataLoader(subset), None)
+    found = vouched(data.DataLoader(subset), ["c", "a"])
+    assert found == vouched(data.DataLoader([3, 1]), ["c", "a"])
+    with pytest.raises(FingerprintError):
+        vouched(data.DataLoader(subset), ["a", "b", "c"])
+
+
 def notices_of(fn, loader=SAMPLES, **vouched_for):
     """What a user should know about a request."""
     return identify_loader(describe_function(fn, "x"), loader, **vouched_for).notices()

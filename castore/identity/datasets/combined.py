@@ -134,4 +134,5 @@ def _joined(found: list[Samples], row_ids: rows.RowIds, probes: list[int]) -> Sa
         tuple(probes),
         {path: kind for samples in found for path, kind in samples.frozen.items()},
         frozenset().union(*(samples.parts for samples in found)),
+        left={path: kind for samples in found for path, kind in samples.left.items()},
     )

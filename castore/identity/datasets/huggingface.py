@@ -30,7 +30,7 @@ from castore.identity.libraries import top
 from castore.identity.rows import RowIds
 from castore.identity.values import encode, type_name
 
-__all__ = ["rule_for"]
+__all__ = ["format_of", "rule_for"]
 
 
 def rule_for(dataset: Any) -> Rule | None:
@@ -38,6 +38,14 @@ def rule_for(dataset: Any) -> Rule | None:
     # By the module within: a package of the user's own may be called datasets.
     known = is_exactly(dataset, "datasets.arrow_dataset", "Dataset")
     return _samples if known else None
+
+
+def format_of(dataset: Any) -> Json:
+    """Return which columns a sample of a dataset of HuggingFace has, and as what; else None."""
+    if rule_for(dataset) is None:
+        return None
+    style = dataset.format
+    return [style["type"], list(style["columns"]), style["output_all_columns"]]
 
 
 def _samples(dataset: Any, indices: Indices, terms: Terms) -> Samples:

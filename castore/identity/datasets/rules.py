@@ -71,8 +71,9 @@ def samples_of(
         if dataset_id is None:
             samples = _identified(dataset, indices, terms)
         else:
-            flat, indices = combined.flatten(dataset, indices)
-            samples = vouched.vouched(flat, indices, terms, dataset_id, names)
+            if names is None:  # names stand for items, whatever the indices below are
+                dataset, indices = combined.flatten(dataset, indices)
+            samples = vouched.vouched(dataset, indices, terms, dataset_id, names)
     if missing := terms.ignored - samples.parts:
         known = ", ".join(sorted(samples.parts)) or "nothing"
         msg = f"ignore={min(missing)!r}: of these samples {known} can be ignored"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from castore import arrays
 from castore.canonical import Json
-from castore.errors import FingerprintError
+from castore.errors import FingerprintError, RandomError
 from castore.identity.describe import describe, document_of, refuse_random, refuse_unknown
 from castore.identity.files.contents import File
 from castore.identity.members import function_in
@@ -27,6 +27,7 @@ from castore.identity.values import type_name
 from castore.identity.walk import Captures
 
 __all__ = [
+    "INSTEAD_OF_RANDOM",
     "Indices",
     "Rule",
     "Samples",
@@ -88,6 +89,8 @@ class Samples:
         Parts of the items that could be ignored.
     by_index : bool
         Whether a vouched dataset's rows are named by their index.
+    left : dict
+        Attributes that the names of the rows stand for, with their types.
     """
 
     sources: list[Json]
@@ -97,6 +100,7 @@ class Samples:
     frozen: dict[str, str] = field(default_factory=dict)
     parts: frozenset[str] = frozenset()
     by_index: bool = False
+    left: dict[str, str] = field(default_factory=dict)
 
 
 Rule: TypeAlias = Callable[[Any, Indices, Terms], Samples]
@@ -274,6 +278,8 @@ def refusal(
 ) -> FingerprintError:
     """Return the error that says what to write instead."""
     name = type(dataset).__name__.lower()
+    if kind is RandomError:
+        return kind(f"{name_of_dataset(dataset)} is random: {why}.\n{INSTEAD_OF_RANDOM}")
     return kind(
         f"cannot tell what {name_of_dataset(dataset)} contains: {why}.\n"
         f'  by name:     get_or_compute(loader, fn, dataset_id="{name}@1", row_ids=[...])'
@@ -286,6 +292,12 @@ def refusal(
     )
 
 
+#: What to write where samples are random.
+INSTEAD_OF_RANDOM = (
+    "  better:      draw in fn, or in a transform applied after the features are cached\n"
+    '  one draw:    get_or_compute(loader, fn, random="freeze")\n'
+    '  uncached:    castore.open(..., on_error="compute")'
+)
 #: What every dataset is read by.
 _READ = ("__getattr__", "__getattribute__", "__getitem__", "__getitems__", "__len__")
 _open: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("open", default=())

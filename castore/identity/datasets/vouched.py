@@ -7,14 +7,16 @@ code and attributes too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from castore.canonical import identify
+from castore.canonical import Json, identify
 from castore.errors import FingerprintError
 from castore.identity import rows
-from castore.identity.datasets import vision
+from castore.identity.datasets import huggingface, vision
 from castore.identity.datasets.acting import Search, has_rows
 from castore.identity.datasets.samples import (
     Indices,
@@ -49,10 +51,10 @@ def vouched(
         The name of each of the samples asked for, in order. By default the relative path in
         datasets of files, or what ``__castore_row_ids__`` says, or else the index.
     """
-    found = _describe_code(dataset)
+    found, formats = _describe_code(dataset)
     if not terms.freeze:
         refuse_random(found)
-    source = {"dataset_id": dataset_id, **document_of(found)}
+    source = {"dataset_id": dataset_id, **formats, **document_of(found)}
     digest = identify("source", source)
     if names is None and _names_rows(dataset):
         names = _own_names(dataset, indices)
@@ -78,26 +80,31 @@ def self_named(dataset: Any, indices: Indices, terms: Terms) -> Samples:
     """
     said = said_by(dataset, "the dataset")
     kind = type(dataset)
+    left: dict[str, str] = {}
     if said is UNSAID:
         parts, left = _attributes(dataset)
         found = describe(parts, kind=kind)
-        found.not_keyed.update(left)
         source = {"dataset": kind.__qualname__, **document_of(found)}
     else:
-        found = _describe_code(dataset)
+        found, formats = _describe_code(dataset)
         fingerprint = encode(said, f"{kind.__qualname__}.__castore_fingerprint__()")
-        source = {"dataset": kind.__qualname__, "fingerprint": fingerprint, **document_of(found)}
+        source = {
+            "dataset": kind.__qualname__,
+            "fingerprint": fingerprint,
+            **formats,
+            **document_of(found),
+        }
     if not terms.freeze:
         refuse_random(found)
     digest = identify("source", source)
     if not _names_rows(dataset):
-        return _samples(source, rows.from_integers(digest, indices), found)
+        return _samples(source, rows.from_integers(digest, indices), found, left=left)
     row_ids = named_rows(digest, _own_names(dataset, indices))
     if _distinct(row_ids) != len(np.unique(indices)):
         what = f"{kind.__qualname__}.__castore_row_ids__()"
         msg = f"{what} must give one name to one sample: two have the same, or one has two"
         raise FingerprintError(msg)
-    return _samples(source, row_ids, found)
+    return _samples(source, row_ids, found, left=left)
 
 
 def named_rows(source: str, names: Any) -> RowIds:
@@ -158,18 +165,27 @@ def _distinct(row_ids: RowIds) -> int:
     return len(set(map(bytes, row_ids)))
 
 
-def _samples(source: Any, row_ids: RowIds, found: Captures, *, by_index: bool = False) -> Samples:
+def _samples(
+    source: Any,
+    row_ids: RowIds,
+    found: Captures,
+    *,
+    by_index: bool = False,
+    left: Mapping[str, str] = MappingProxyType({}),
+) -> Samples:
     not_keyed = {f"dataset.{path}": kind for path, kind in found.not_keyed.items()}
     probes = (0,) if len(row_ids) else ()
-    return Samples([source], row_ids, not_keyed, probes, found.random, frozenset(), by_index)
+    left = {f"dataset.{path}": kind for path, kind in left.items()}
+    return Samples([source], row_ids, not_keyed, probes, found.random, by_index=by_index, left=left)
 
 
-def _describe_code(dataset: Any) -> Captures:
-    """Describe what acts among what a dataset holds, whatever its items are."""
+def _describe_code(dataset: Any) -> tuple[Captures, dict[str, Json]]:
+    """Describe what acts among what a dataset holds, and in which formats, whatever its items."""
     search = Search(dataset)
     code = dict(search.within(dataset))
+    formats = [shown for held in search.datasets if (shown := huggingface.format_of(held))]
     with identifying(*search.datasets):
-        return describe(code)
+        return describe(code), {"formats": formats} if formats else {}
 
 
 def _attributes(dataset: Any) -> tuple[dict[str, Any], dict[str, str]]:

@@ -325,7 +325,7 @@ def test_sources_of_a_stack_are_its_own_and_its_parts():
     own, *parts = samples.sources
     assert own == {"dataset": "torch.utils.data.StackDataset", "parts": 2}
     assert [source["dataset"] for source in parts] == ["torch.utils.data.TensorDataset", "Items"]
-    assert samples.not_keyed == {"dataset.items": "builtins.list"}
+    assert samples.left == {"dataset.items": "builtins.list"}
     assert samples.probes == (0,)
 
 

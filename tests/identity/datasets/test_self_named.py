@@ -72,6 +72,17 @@ def test_names_that_are_none_are_refused(ids, names, why):
     assert "for good:" in str(caught.value)
 
 
+def test_lengths_that_lie_are_refused_or_taken_at_their_word(ids):
+    """A length beyond the names there are is refused; a shorter one has so many rows."""
+    longer, shorter = (type("Lying", (Named,), {"__len__": lambda self, n=n: n}) for n in (4, 2))
+    with pytest.raises(FingerprintError, match=r"cannot tell what Lying .*raised IndexError"):
+        ids(longer())
+    assert len(ids(longer(), [0, 1, 2])) == 3
+    assert len(ids(shorter())) == 2
+    with pytest.raises(FingerprintError, match=r"index 2 is outside Lying"):
+        ids(shorter(), [2])
+
+
 def test_a_sample_with_two_names_is_refused(ids):
     """A type that names one sample in two ways does not know its samples."""
     kind = type("Odd", (Named,), {"__castore_row_ids__": lambda self, i: list("abcd")[: len(i)]})
@@ -87,8 +98,8 @@ def test_attributes_of_a_type_that_names_its_rows_are_keyed(ids):
     assert found != ids(Named(transform=lambda x: x))
     assert found == ids(Named(root="/data", labels=[0, 1, 2]))
     samples = samples_of(Named(root="/data", labels=[0, 1, 2], frame=iter([])), np.arange(3))
-    assert samples.not_keyed == {
-        "dataset.frame": "builtins.list_iterator",
+    assert samples.not_keyed == {"dataset.frame": "builtins.list_iterator"}
+    assert samples.left == {
         "dataset.labels": "builtins.list",
         "dataset.names": "builtins.tuple",
         "dataset.root": "builtins.str",

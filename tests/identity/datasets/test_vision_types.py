@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from castore.errors import ConfigError, FingerprintError
+from castore.identity.datasets import vision
 
 pytest.importorskip("torch")
 tv = pytest.importorskip("torchvision.datasets")
@@ -75,6 +76,14 @@ def test_targets_are_looked_up_as_the_dataset_does(ids, make):
     assert len(set(ids(dataset))) == 3
     dataset.targets = {0: 0, 1: 0, 2: 1}
     assert [a == b for a, b in zip(by_label, ids(dataset), strict=True)] == [False, True, True]
+
+
+def test_targets_are_not_the_digests_they_are_known_by(ids, make):
+    """An array of what stands for targets in the rows is other targets."""
+    dataset = make("CIFAR10", targets=["a", "b", "c"])
+    found = ids(dataset)
+    dataset.targets = vision._encoded(dataset.targets)
+    assert not set(found) & set(ids(dataset))
 
 
 def test_targets_without_a_rule_are_refused(ids, make):
