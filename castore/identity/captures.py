@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from castore.identity.findings import Captures
 from castore.identity.libraries import is_library, package_of, top
-from castore.identity.walk import Captures, Walk
+from castore.identity.walk import Walk
 
 __all__ = ["capture"]
 

@@ -12,11 +12,12 @@ from typing import Any
 from castore.canonical import Json
 from castore.errors import FingerprintError, RandomError
 from castore.identity import decoders
+from castore.identity.findings import Captures
 from castore.identity.libraries import is_library
 from castore.identity.models.snapshot import hash_model
 from castore.identity.transforms import is_random
 from castore.identity.values import type_name
-from castore.identity.walk import Captures, Walk
+from castore.identity.walk import Walk
 
 __all__ = ["describe", "document_of", "is_users", "refuse_random", "refuse_unknown"]
 

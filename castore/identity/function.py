@@ -12,10 +12,10 @@ from castore.identity import numeric
 from castore.identity.captures import capture
 from castore.identity.code import name_of
 from castore.identity.files.contents import File
+from castore.identity.findings import Captures
 from castore.identity.members import is_module
 from castore.identity.models.snapshot import ModelState, snapshot, unwrap
 from castore.identity.values import encode
-from castore.identity.walk import Captures
 
 __all__ = ["Function", "describe_function", "encode_argument"]
 

@@ -17,13 +17,12 @@ import logging
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from castore import arrays
-from castore.canonical import Json
 from castore.errors import FingerprintError
 from castore.identity.code import digest_code, global_names, imported_names
+from castore.identity.findings import Captures
 from castore.identity.lasting import lasting
 from castore.identity.libraries import (
     innermost,
@@ -51,7 +50,7 @@ from castore.identity.protocols import as_whole
 from castore.identity.transforms import is_random, is_transform
 from castore.identity.values import Encoder
 
-__all__ = ["Captures", "Walk"]
+__all__ = ["Walk"]
 
 _CONTAINERS = (dict, list, tuple)
 #: Most of what is met, and nothing more special.
@@ -62,35 +61,6 @@ _NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _TABLES = (enum.Enum, tuple)
 _LEFT_OUT = (logging.Logger, logging.LoggerAdapter, type(threading.Lock()), type(threading.RLock()))
-
-
-@dataclass
-class Captures:
-    """What was found.
-
-    Attributes
-    ----------
-    values : dict[str, Json]
-        Encoded values by path: ``"fn.layer"``, ``"global LAYER"``.
-    functions : dict[str, str]
-        Code digests by path, of the function itself and of the user's that it calls;
-        ``"as <path>"`` for one that was found before.
-    models : dict[str, Any]
-        Torch modules by path.
-    not_keyed : dict[str, str]
-        Type names by path, of what has no rule.
-    random : dict[str, str]
-        Type names by path, of transforms known to be random.
-    libraries : set[str]
-        Modules of others whose functions, types and objects were met.
-    """
-
-    values: dict[str, Json] = field(default_factory=dict)
-    functions: dict[str, str] = field(default_factory=dict)
-    models: dict[str, Any] = field(default_factory=dict)
-    not_keyed: dict[str, str] = field(default_factory=dict)
-    random: dict[str, str] = field(default_factory=dict)
-    libraries: set[str] = field(default_factory=set)
 
 
 class Walk:

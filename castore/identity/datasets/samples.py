@@ -21,10 +21,10 @@ from castore.canonical import Json
 from castore.errors import FingerprintError, RandomError
 from castore.identity.describe import describe, document_of, refuse_random, refuse_unknown
 from castore.identity.files.contents import File
+from castore.identity.findings import Captures
 from castore.identity.members import function_in
 from castore.identity.rows import RowIds
 from castore.identity.values import type_name
-from castore.identity.walk import Captures
 
 __all__ = [
     "INSTEAD_OF_RANDOM",

@@ -27,11 +27,11 @@ from castore.identity.datasets.samples import (
     length_of,
 )
 from castore.identity.describe import describe, document_of, refuse_random
+from castore.identity.findings import Captures
 from castore.identity.members import attributes
 from castore.identity.protocols import UNSAID, said_by
 from castore.identity.rows import RowIds
 from castore.identity.values import encode, type_name
-from castore.identity.walk import Captures
 
 __all__ = ["named_rows", "names_itself", "self_named", "vouched"]
 
