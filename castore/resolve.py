@@ -160,7 +160,7 @@ class Resolver:
         entries = [
             entry
             for entry in catalog.scan(self.backend, request.function.table)
-            if request.answers(entry.manifest.derivation["entry"])
+            if request.answers(entry.manifest.derivation.get("entry"), entry.manifest.key)
         ]
         return max(entries, key=catalog.created, default=None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from castore.canonical import identify
-from castore.errors import FingerprintError
+from castore.errors import CastoreError, FingerprintError
 from castore.identity import loader  # noqa: F401  from here on loaders and datasets are known
 from castore.identity.describe import describe, document_of, refuse_unknown
 from castore.identity.members import is_module
@@ -36,9 +36,15 @@ def fingerprint(obj: Any) -> str:
         If it holds what castore has no rule for, or is what no key contains: a device, a lock,
         a Python module.
     """
-    if is_module(obj):
+    try:
+        module, whole = is_module(obj), as_whole(obj)
+    except CastoreError:
+        raise
+    except Exception as error:  # an object that raises when it is asked what it is
+        msg = f"it cannot be looked at ({type(error).__name__}: {error})"
+        raise FingerprintError(msg) from error
+    if module:
         return hash_model(obj)
-    whole = as_whole(obj)
     if whole is not None:
         return identify("whole", whole)
     found = describe({"value": obj})

@@ -28,6 +28,11 @@ _Whole: TypeAlias = Callable[[Any], Json]
 
 _registered: dict[type, _Says] = {}
 _wholes: list[_Whole] = []
+#: Types that have a rule of their own, which nobody can take from them.
+_PLAIN = frozenset(
+    [type(None), bool, bytearray, bytes, complex, dict, float, frozenset, int, list, range, set,
+     slice, str, tuple]
+)  # fmt: skip
 #: What `said_by` returns of a value whose type says nothing.
 UNSAID = object()
 
@@ -55,6 +60,9 @@ def register_fingerprint(kind: type[Any], function: Callable[[Any], Any]) -> Non
     """
     if not (inspect.isclass(kind) and callable(function)):
         msg = f"register_fingerprint({kind!r:.80}, {function!r:.80}): give a type and a function"
+        raise ConfigError(msg)
+    if kind in _PLAIN:
+        msg = f"register_fingerprint({kind.__name__}, ...): a {kind.__name__} is what it holds"
         raise ConfigError(msg)
     _registered[kind] = function
 
@@ -107,7 +115,7 @@ def _datetime(value: dt.datetime) -> Any:
 
 
 def _picture(value: Any) -> Any:
-    palette = value.palette.palette if value.palette is not None else None
+    palette = value.palette and [value.palette.mode, value.palette.palette]
     transparency = value.info.get("transparency")
     return [value.mode, value.size, value.tobytes(), palette, transparency]
 

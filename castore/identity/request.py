@@ -13,6 +13,7 @@ from castore.canonical import Json, identify
 from castore.errors import ConfigError, FingerprintError, RandomError
 from castore.identity import rows
 from castore.identity.datasets.combined import flatten
+from castore.identity.datasets.keeping import attributes_kept
 from castore.identity.datasets.rules import samples_of
 from castore.identity.datasets.samples import INSTEAD_OF_RANDOM, Samples, Terms, length_of
 from castore.identity.function import Function, encode_argument
@@ -108,14 +109,18 @@ class Request:
             "table": self.function.derivation,
         }
 
-    def answers(self, entry: Mapping[str, Json]) -> bool:
+    def answers(self, entry: Json, key: str) -> bool:
         """Tell whether an entry of the same table differs in what may be ignored only.
 
         Parameters
         ----------
-        entry : mapping
-            The entry's own derivation.
+        entry : Json
+            The entry's own derivation, as its manifest has it.
+        key : str
+            Its key, which must be the derivation's digest.
         """
+        if not isinstance(entry, dict) or identify("key", entry) != key:
+            return False
         return _without(entry, self.any_of) == _without(self.derivation, self.any_of)
 
     def refuse_random(self) -> None:
@@ -130,7 +135,8 @@ class Request:
             return
         for probe in self.probes:
             index = int(self.plan.indices[probe])
-            why = moves_or_differs(functools.partial(self.plan.load, index))
+            with attributes_kept(self.plan.dataset):
+                why = moves_or_differs(functools.partial(self.plan.load, index))
             if why is not None:
                 name = type(self.plan.dataset).__qualname__
                 raise RandomError(_IS_RANDOM.format(index, name, why))
@@ -307,7 +313,11 @@ def _picked(row_ids: Any, found: Plan) -> Any:
 def _repeated(names: Any) -> int:
     """Return how many of `names` have come before."""
     if not isinstance(names, np.ndarray):
-        return len(names) - len(set(names))
+        try:
+            return len(names) - len(set(names))
+        except TypeError as error:
+            msg = f"row_ids holds a {type(names[0]).__name__}: give one string or integer a sample"
+            raise FingerprintError(msg) from error
     if names.ndim > 1:
         return len(names) - len(np.unique(names, axis=0))
     if not (names[1:] > names[:-1]).all():  # numpy's own unique is ten times dearer

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from castore import arrays
-from castore.errors import FingerprintError
+from castore.errors import CastoreError, FingerprintError
 from castore.identity.code import digest_code, global_names, imported_names
 from castore.identity.findings import Captures
 from castore.identity.lasting import lasting
@@ -101,6 +101,11 @@ class Walk:
         except RecursionError:
             msg = f"{path} holds something nested too deep to be described"
             raise FingerprintError(msg) from None
+        except (CastoreError, MemoryError):
+            raise
+        except Exception as error:  # a type of the user's that cannot even be asked its name
+            msg = f"{path} cannot be looked at ({type(error).__name__}: {error})"
+            raise FingerprintError(msg) from error
 
     def name_of(self, kind: type) -> str:
         """Return what a type is called: the user's own without their module."""

@@ -17,8 +17,8 @@ from castore.canonical import dumps
 from castore.errors import RandomError
 from castore.identity.datasets.rules import samples_of
 from castore.identity.describe import describe, refuse_random
-from castore.identity.transforms import is_random
 from castore.identity.findings import Captures
+from castore.identity.transforms import is_random
 
 with pytest.MonkeyPatch.context() as patch:
     patch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its version

@@ -258,3 +258,18 @@ def test_digests_do_not_depend_on_what_was_imported():
         [sys.executable, "-c", program], capture_output=True, check=True, text=True
     )
     assert found.stdout == "True\n"
+
+
+class Shy:
+    """An object that raises whatever it is asked."""
+
+    def __getattribute__(self, name):
+        raise ValueError(name)
+
+
+def test_what_cannot_be_looked_at_is_refused():
+    """An object that raises when it is looked at is a refusal, in whatever holds it."""
+    shy = Shy()
+    for value in (shy, [shy], lambda x: (x, shy)):
+        with pytest.raises(FingerprintError):
+            castore.fingerprint(value)

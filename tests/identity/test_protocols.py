@@ -273,3 +273,10 @@ def test_layouts_of_torch_are_known_by_name():
     torch = pytest.importorskip("torch")
     values = [torch.channels_last, torch.contiguous_format, torch.strided, torch.sparse_coo]
     assert len({str(encode(value)) for value in values}) == 4
+
+
+@pytest.mark.parametrize("kind", [dict, str, tuple, type(None)])
+def test_plain_types_cannot_be_registered(kind):
+    """What has a rule of its own keeps it, and to register it is an error, not ignored."""
+    with pytest.raises(ConfigError, match="is what it holds"):
+        register_fingerprint(kind, repr)

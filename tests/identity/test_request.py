@@ -436,6 +436,12 @@ def test_what_is_not_keyed_is_named_with_the_request():
     assert request.documents()["not_keyed"] == request.not_keyed
 
 
+def test_names_that_are_no_names_are_refused():
+    """A list in the place of a name is refused by what it is."""
+    with pytest.raises(FingerprintError, match="row_ids holds a list"):
+        vouched(SAMPLES, [[1], [2], [3], [4], [5], [6]])
+
+
 def test_names_stand_for_samples_of_a_subset_by_keys():
     """A subset whose indices are keys is named one a sample of its own, as its refusal says."""
     data = pytest.importorskip("torch.utils.data")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections import deque
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ class Samples(Dataset):
     def __init__(self, transform, length=4):
         self.transform = transform
         self.length = length
-        self.loads = []
+        self.loads = deque()  # which no trial is taken back from
 
     def __len__(self):
         return self.length
@@ -105,7 +107,7 @@ def test_a_random_transform_is_frozen_by_name(store, caplog):
     loader = DataLoader(dataset, batch_size=2)
     with pytest.raises(RandomError, match="RandomApply"):
         store.get_or_compute(loader, total, "x", model=None)
-    assert dataset.loads == []
+    assert not dataset.loads
     store.get_or_compute(loader, total, "x", model=None, random="freeze")
     assert "RandomApply" in caplog.text
 
@@ -120,6 +122,34 @@ def test_each_source_is_tried_once(store):
     assert one.loads.count(0) == two.loads.count(0) == 4
     store.get_or_compute(loader, total, "y", model=None)
     assert one.loads.count(0) == 4
+
+
+class Opened(Dataset):
+    """A dataset that opens something when its first sample is loaded, and remembers where."""
+
+    def __init__(self):
+        self.opened = None
+        self.cache = {}
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if self.opened is None:
+            self.opened = os.getpid()
+        self.cache[index] = os.getpid()
+        return torch.tensor([float(self.opened), float(self.cache.get(0, 0))])
+
+
+def test_workers_inherit_nothing_that_was_opened_to_try(store):
+    """What a dataset opens when it is tried is forgotten: every worker opens its own."""
+    dataset = Opened()
+    subset = torch.utils.data.Subset(dataset, range(8))
+    loader = DataLoader(subset, batch_size=2, num_workers=2, multiprocessing_context="fork")
+    found = store.get_or_compute(loader, total, "x", model=None, dataset_id="x@1")
+    assert os.getpid() not in found
+    assert dataset.opened is None
+    assert dataset.cache == {}
 
 
 def test_samples_in_memory_are_not_tried(store):
