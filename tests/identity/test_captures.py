@@ -1000,4 +1000,4 @@ def test_a_package_of_the_users_is_no_library_by_its_name(tmp_path, monkeypatch,
         found.append(describe({"f": own.helper}).functions)
     assert list(found[0]) == ["f"]
     assert found[0] != found[1]
-    monkeypatch.delitem(sys.modules, name)
+    sys.modules.pop(name)  # what was there before comes back with the end of the test
