@@ -18,6 +18,7 @@ __all__ = [
     "defaults",
     "factories",
     "function_in",
+    "is_generated",
     "is_module",
     "is_special",
     "items",
@@ -83,6 +84,12 @@ def native(kind: type) -> type:
         for base in kind.__mro__
         if isinstance(vars(base).get("__new__"), types.BuiltinMethodType)
     )
+
+
+def is_generated(fn: types.FunctionType) -> bool:
+    """Tell whether Python wrote a method, of a data class or named tuple: versions differ."""
+    home = str(fn.__globals__.get("__name__"))
+    return fn.__code__.co_qualname.startswith("__create_fn__") or home.startswith("namedtuple_")
 
 
 def is_special(name: str) -> bool:

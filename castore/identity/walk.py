@@ -40,6 +40,7 @@ from castore.identity.members import (
     defaults,
     factories,
     function_in,
+    is_generated,
     is_module,
     is_special,
     items,
@@ -305,9 +306,10 @@ class Walk:
             found = inspect.unwrap(function)
             inner = found if isinstance(found, types.FunctionType) else function
             package = top(inner.__globals__.get("__name__"))
+            if is_generated(inner):
+                return
             if self._own(package):
-                if not inner.__code__.co_qualname.startswith("__create_fn__"):  # a dataclass's
-                    self._function(function, path)
+                self._function(function, path)
             elif name_in_library(function) or not is_library(package):
                 self._assigned(function, kind, name, path)
         elif not isinstance(item, _SLOTS):

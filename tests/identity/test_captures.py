@@ -1001,3 +1001,10 @@ def test_a_package_of_the_users_is_no_library_by_its_name(tmp_path, monkeypatch,
     assert list(found[0]) == ["f"]
     assert found[0] != found[1]
     sys.modules.pop(name)  # what was there before comes back with the end of the test
+
+
+def test_what_python_writes_into_a_named_tuple_is_left_out():
+    """Its methods are other code in every version of Python, and say nothing."""
+    found = describe({"pair": Pair(1)})
+    assert list(found.functions) == ["pair.__class__.run"]
+    assert found.not_keyed == {}
