@@ -6,11 +6,7 @@ manifest also keeps the xxh3-64 of every 4 MiB, whatever digest names the blob.
 
 from __future__ import annotations
 
-import itertools
-import os
-import threading
 from collections.abc import Iterable
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from castore.digest import check64
+from castore.threads import take_turns
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -28,8 +25,6 @@ __all__ = ["MOST", "PART_NBYTES", "Checks", "are_intact", "of", "spelled"]
 PART_NBYTES = 4 << 20
 #: Blobs of more parts than these keep none: their manifest would grow too large.
 MOST = 8192
-
-_MOST_THREADS = 8
 
 
 class Checks:
@@ -85,26 +80,11 @@ def are_intact(data: NDArray[np.uint8], parts: str) -> bool:
     if len(parts) != 16 * count:
         return False
     found = [False] * count
-    turns = itertools.count()  # whoever is free takes the next part; a late thread takes fewer
+    view = memoryview(data)
 
-    def check() -> None:
-        view = memoryview(data)
-        while (part := next(turns)) < count:
-            value = check64(view[part * PART_NBYTES : (part + 1) * PART_NBYTES])
-            found[part] = f"{value:016x}" == parts[16 * part : 16 * part + 16]
+    def check(part: int) -> None:
+        value = check64(view[part * PART_NBYTES : (part + 1) * PART_NBYTES])
+        found[part] = f"{value:016x}" == parts[16 * part : 16 * part + 16]
 
-    helpers = min(_processors(), _MOST_THREADS, count // 2) - 1
-    threads = [threading.Thread(target=check) for _ in range(helpers)]
-    for thread in threads:
-        thread.start()
-    check()
-    for thread in threads:
-        thread.join()
+    take_turns(check, count)
     return all(found)
-
-
-@cache
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from castore.canonical import Json, identify
 from castore.errors import ConfigError, FingerprintError, RandomError
 from castore.identity import rows
-from castore.identity.datasets.combined import flatten
 from castore.identity.datasets.keeping import attributes_kept
+from castore.identity.datasets.names import pick
 from castore.identity.datasets.rules import samples_of
-from castore.identity.datasets.samples import INSTEAD_OF_RANDOM, Samples, Terms, length_of
+from castore.identity.datasets.samples import INSTEAD_OF_RANDOM, Samples, Terms
 from castore.identity.function import Function, encode_argument
 from castore.identity.loader import Plan, plan
 from castore.identity.randomness import moves_or_differs
@@ -194,7 +192,7 @@ def identify_loader(
             msg = "row_ids cannot name the samples of an IterableDataset: dataset_id= alone does"
             raise ConfigError(msg)
         return _iterable(function, found, dataset_id, any_of)
-    names = None if row_ids is None else _picked(row_ids, found)
+    names = None if row_ids is None else pick(row_ids, found.dataset, found.indices)
     terms = Terms(by, rest, random == "freeze", on_file)
     samples = samples_of(found.dataset, found.indices, terms, dataset_id, names)
     return _request(function, found, samples, any_of)
@@ -274,66 +272,6 @@ def _without(derivation: Mapping[str, Json], ignored: frozenset[str]) -> dict[st
     variant = derivation.get("variant", {})
     kept = {name: value for name, value in variant.items() if name not in ignored}
     return {**derivation, "variant": kept}
-
-
-def _picked(row_ids: Any, found: Plan) -> Any:
-    """Return the names of the rows asked for.
-
-    Names are given one a sample, of the loader's dataset or of the one below its subsets.
-    """
-    assert found.indices is not None  # the caller saw to it
-    names = _listed(row_ids)
-    outer = length_of(found.dataset)
-    try:
-        flat, indices = flatten(found.dataset, found.indices)
-    except FingerprintError:  # a Subset by keys, say: names of its own samples are enough
-        if len(names) != outer:
-            raise
-        flat, indices = found.dataset, found.indices % max(1, outer)
-    inner = length_of(flat)
-    if len(names) not in (outer, inner):
-        msg = f"row_ids has {len(names):,} names for {outer:,} samples: give one a sample"
-        raise FingerprintError(msg)
-    repeated = _repeated(names)
-    if repeated:
-        msg = f"row_ids repeats {repeated:,} names: a name identifies one sample"
-        raise FingerprintError(msg)
-    positions = found.indices % max(1, outer) if len(names) == outer else indices
-    if outer == inner and not np.array_equal(found.indices % max(1, outer), indices):
-        msg = (
-            "row_ids may follow the subset's order or that of the dataset below it, and both have "
-            f"{outer:,} samples: pass the names through a loader without Subset"
-        )
-        raise FingerprintError(msg)
-    if isinstance(names, np.ndarray):
-        return names[positions]
-    return [names[position] for position in positions.tolist()]
-
-
-def _repeated(names: Any) -> int:
-    """Return how many of `names` have come before."""
-    if not isinstance(names, np.ndarray):
-        try:
-            return len(names) - len(set(names))
-        except TypeError as error:
-            msg = f"row_ids holds a {type(names[0]).__name__}: give one string or integer a sample"
-            raise FingerprintError(msg) from error
-    if names.ndim > 1:
-        return len(names) - len(np.unique(names, axis=0))
-    if not (names[1:] > names[:-1]).all():  # numpy's own unique is ten times dearer
-        names = np.sort(names)
-    return int((names[1:] == names[:-1]).sum())
-
-
-def _listed(row_ids: Any) -> Any:
-    """Return names as an array of integers or digests, or else as a list."""
-    if isinstance(row_ids, np.ndarray) and row_ids.dtype.kind in "iu":
-        return row_ids
-    try:
-        return list(row_ids)
-    except TypeError as error:
-        msg = f"row_ids is {row_ids!r:.80}: give one string or integer a sample"
-        raise ConfigError(msg) from error
 
 
 _FREEZES = "a stored result would freeze one draw of it"

@@ -8,6 +8,7 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 
+from castore import threads
 from castore.blobs import parts
 from castore.blobs.parts import MOST, PART_NBYTES, Checks
 
@@ -48,7 +49,7 @@ def test_any_flipped_bit_is_seen(data):
 @pytest.mark.parametrize("processors", [1, 2, 3, 64])
 def test_any_number_of_processors_sees_every_part(monkeypatch, processors):
     """However the parts are shared out, each is looked at."""
-    monkeypatch.setattr(parts, "_processors", lambda: processors)
+    monkeypatch.setattr(threads, "_processors", lambda: processors)
     content = blob(9 * PART_NBYTES + 1)
     checks = parts.of([content])
     assert parts.are_intact(content, checks)

@@ -7,6 +7,8 @@ import pytest
 
 import castore
 from castore.errors import ConfigError
+from castore.identity.function import describe_function
+from castore.identity.request import identify_loader
 
 torch = pytest.importorskip("torch")
 
@@ -120,3 +122,15 @@ def test_ignored_items_are_left_out_of_row_ids(store, tmp_path):
     pictures.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "images/ant/0.png")
     assert np.array_equal(look([1, 2]), first)
     assert store.stats().hits == 1
+
+
+def test_an_entry_that_is_not_what_its_key_says_answers_nobody():
+    """Where a key is not asked for itself, the derivation beside it must be its preimage."""
+    loader = with_batches(4)
+    function = describe_function(rows, "x", model=None, ignore=("batch_size",))
+    request = identify_loader(function, loader)
+    other = identify_loader(function, with_batches(2))
+    assert request.answers(other.derivation, other.key)
+    assert not request.answers(other.derivation, request.key)
+    for forged in (None, [], {**other.derivation, "rows": [6, "0" * 32]}):
+        assert not request.answers(forged, other.key)

@@ -2,8 +2,7 @@
 
 Datasets open files when the first sample is loaded, so that every worker opens its own. One
 opened here would be inherited by the workers, which then share its position.
-Source: https://docs.h5py.org/en/stable/mpi.html and the notes on fork at
-https://docs.pytorch.org/docs/stable/notes/multiprocessing.html
+Source: https://man7.org/linux/man-pages/man2/fork.2.html
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def _without_fail(root: str) -> _Entries:
     """Return the entries of `root`, none where there is any trouble."""
     try:
         return _load(_place(root))
-    except FileNotFoundError:
+    except FileNotFoundError:  # nothing below this root was read yet
         pass
     except Exception as error:
         _log.debug("digests of files below %r are read anew: %r", root, error)

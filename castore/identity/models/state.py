@@ -9,10 +9,7 @@ quantised, of a subclass) goes by its parts, which are tensors.
 from __future__ import annotations
 
 import functools
-import itertools
-import os
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +20,7 @@ from castore.canonical import Json, identify
 from castore.digest import identity
 from castore.errors import FingerprintError
 from castore.identity.values import encode, type_name
+from castore.threads import take_turns
 
 __all__ = ["PART_NBYTES", "describe"]
 
@@ -30,7 +28,6 @@ __all__ = ["PART_NBYTES", "describe"]
 PART_NBYTES = 4 << 20
 
 _ALONE_NBYTES = 64 << 20  # below this, threads wait for the interpreter more than they save
-_MOST_THREADS = 8
 _BIG_ENDIAN = sys.byteorder == "big"
 
 #: What sparse tensors are made of, by layout.
@@ -157,7 +154,8 @@ def _digests(tensors: list[Any]) -> list[str]:
         for tensor, digests in zip(tensors, found, strict=True):
             _digest(tensor, digests, range(len(digests)))
     else:
-        _share_out(list(_turns(tensors, found)))
+        turns = list(_turns(tensors, found))
+        take_turns(lambda number: _take(turns[number]), len(turns))
     return [digests[0] if len(digests) == 1 else identify("parts", digests) for digests in found]
 
 
@@ -182,28 +180,9 @@ def _turns(tensors: list[Any], found: list[list[str]]) -> Iterator[list[_Share]]
     yield turn
 
 
-def _share_out(turns: list[list[_Share]]) -> None:
-    """Take all turns, in as many threads as there are processors, at most eight."""
-    taken = itertools.count()  # whoever is free takes the next turn; a late thread takes fewer
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            while not errors and (turn := next(taken)) < len(turns):
-                for tensor, digests, parts in turns[turn]:
-                    _digest(tensor, digests, parts)
-        except BaseException as error:  # raised again below, in the caller's thread
-            errors.append(error)
-
-    helpers = min(_processors(), _MOST_THREADS) - 1
-    threads = [threading.Thread(target=work) for _ in range(helpers)]
-    for thread in threads:
-        thread.start()
-    work()
-    for thread in threads:
-        thread.join()
-    for error in errors:
-        raise error
+def _take(turn: list[_Share]) -> None:
+    for tensor, digests, parts in turn:
+        _digest(tensor, digests, parts)
 
 
 def _digest(tensor: Any, digests: list[str], parts: range) -> None:
@@ -244,10 +223,3 @@ def _plain_dtypes() -> frozenset[Any]:
     """Return torch's dtypes that numpy has too, and gives away without a copy."""
     torch: Any = arrays.torch()
     return frozenset([torch.float16, torch.float32, torch.float64, torch.int64, torch.uint8])
-
-
-@functools.cache
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

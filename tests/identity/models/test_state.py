@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from castore import threads
 from castore.canonical import identify
 from castore.digest import identity
 from castore.errors import FingerprintError
@@ -86,7 +87,7 @@ def test_threads_change_nothing(monkeypatch):
     tensors["large"] = torch.rand(LARGE)
     found = []
     for count in (1, 2, 8):
-        monkeypatch.setattr(state, "_processors", lambda count=count: count)
+        monkeypatch.setattr(threads, "_processors", lambda count=count: count)
         monkeypatch.setattr(state, "_ALONE_NBYTES", 0)
         found.append(describe(tensors))
     assert found[0] == found[1] == found[2]
@@ -100,7 +101,7 @@ def test_what_a_thread_raises_reaches_the_caller(monkeypatch):
     def fail(*_):
         raise MemoryError("none left")
 
-    monkeypatch.setattr(state, "_processors", lambda: 4)
+    monkeypatch.setattr(threads, "_processors", lambda: 4)
     monkeypatch.setattr(state, "_digest", fail)
     monkeypatch.setattr(state, "_ALONE_NBYTES", 0)
     with pytest.raises(MemoryError, match="none left"):
