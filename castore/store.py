@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from castore import catalog, config
-from castore.answers import Hit, Options
 from castore.backend.base import Backend
 from castore.backend.open import open_backend
 from castore.catalog import EntryInfo, TableInfo, Usage
+from castore.computing.answers import Hit, Options
+from castore.computing.resolve import Resolver
 from castore.errors import ConfigError, ReadOnlyError
 from castore.identity.function import describe_function
 from castore.identity.request import Request, identify_inputs, identify_loader
 from castore.progress import Progress, shown_if_called
-from castore.resolve import Resolver
 from castore.stats import Recorder, Stats
 from castore.table.entry import Entry
 from castore.table.writer import initialise, read_format

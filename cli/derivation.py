@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from castore.canonical import Json
 from castore.cli.quantities import count
-from castore.cli.readable import last, readable
+from castore.readable import last, readable
 
 __all__ = ["Line", "Lines", "sections"]
 

@@ -10,7 +10,7 @@ from castore.canonical import Json
 from castore.catalog import EntryInfo, TableInfo
 from castore.cli import quantities
 from castore.cli.output import Column, print_table, shortened
-from castore.cli.readable import readable
+from castore.readable import readable
 
 __all__ = [
     "ENTRY_FIELDS",

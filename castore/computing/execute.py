@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from castore.computing.guard import undisturbed
 from castore.errors import FingerprintError, ResultError
-from castore.guard import undisturbed
 from castore.identity.captures import capture
 from castore.identity.function import Function
 from castore.identity.models.snapshot import snapshot

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from castore.guard import undisturbed
+from castore.computing.guard import undisturbed
 
 
 class Stop(Exception):  # noqa: N818
@@ -155,7 +155,7 @@ def test_nothing_is_imported_to_guard_it():
     """A process without torch is guarded without importing it."""
     code = (
         "import sys, random\n"
-        "from castore.guard import undisturbed\n"
+        "from castore.computing.guard import undisturbed\n"
         "state = random.getstate()\n"
         "with undisturbed((), None): random.random()\n"
         "assert random.getstate() == state and 'torch' not in sys.modules"

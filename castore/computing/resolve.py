@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from castore import catalog
-from castore.answers import Hit, Miss, Options
 from castore.backend.base import Backend
 from castore.blobs import layout
+from castore.computing.answers import Hit, Miss, Options
+from castore.computing.execute import Outcome, check_rows, execute
 from castore.errors import (
     CastoreError,
     CastoreWarning,
@@ -23,7 +24,6 @@ from castore.errors import (
     ResultError,
     StoreError,
 )
-from castore.execute import Outcome, check_rows, execute
 from castore.identity.code import name_of
 from castore.identity.request import Request
 from castore.stats import Recorder

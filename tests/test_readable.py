@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import castore
-from castore.cli.readable import last, readable
 from castore.identity.values import encode
+from castore.readable import last, readable
 
 atoms = (
     st.none()

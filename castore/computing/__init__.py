@@ -1,0 +1,1 @@
+"""A request answered: found, put together from rows, or computed and published."""

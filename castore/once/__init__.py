@@ -1,0 +1,1 @@
+"""One computation for all who ask: leases and claims, and who holds them."""
