@@ -87,6 +87,8 @@ class TableInfo:
         As in `EntryInfo`.
     entries, rows, nbytes : int
         Sums over its entries; rows held twice count twice.
+    compute_seconds : float
+        How long the function took for all of them.
     created : float
         When its newest entry was published.
     """
@@ -98,6 +100,7 @@ class TableInfo:
     entries: int
     rows: int
     nbytes: int
+    compute_seconds: float
     created: float
 
 
@@ -165,7 +168,7 @@ def entry_info(entry: Entry) -> EntryInfo:
         columns=columns,
         nbytes=manifest.nbytes,
         created=created(entry),
-        compute_seconds=manifest.origin.get("compute_ns", 0) / 1e9,
+        compute_seconds=manifest.compute_ns / 1e9,
         model=derivation.get("model"),
         version=derivation.get("version"),
         derivation=manifest.derivation,
@@ -187,6 +190,7 @@ def tables(backend: Backend) -> list[TableInfo]:
             entries=len(infos),
             rows=sum(info.rows or 0 for info in infos),
             nbytes=sum(info.nbytes for info in infos),
+            compute_seconds=sum(info.compute_seconds for info in infos),
             created=max(info.created for info in infos),
         )
         for table, infos in groups.items()

@@ -6,6 +6,7 @@
     ├── ConfigError            the call or its settings cannot be used as given; change them
     │   └── StoreURLError      this URL names no store castore can open
     ├── FingerprintError       what identifies the input cannot be known; say it (never a guess)
+    │   ├── CodeChangedError   the function has other code than when its result was stored
     │   ├── OrderError         which rows the loader gives, or in which order, cannot be known
     │   └── RandomError        the samples are random: a stored result would freeze one draw
     ├── ResultError            what the function returned cannot be stored; ``.result`` has it
@@ -29,6 +30,7 @@ __all__ = [
     "BackendError",
     "CastoreError",
     "CastoreWarning",
+    "CodeChangedError",
     "CommitError",
     "ConfigError",
     "DamagedError",
@@ -66,6 +68,12 @@ class FingerprintError(CastoreError):
     """What identifies the input cannot be known, so no key exists for it."""
 
     code = "fingerprint"
+
+
+class CodeChangedError(FingerprintError):
+    """The function has other code than when the result under its suffix was stored."""
+
+    code = "code"
 
 
 class OrderError(FingerprintError):

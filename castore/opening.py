@@ -17,6 +17,7 @@ def open(  # noqa: A001  castore.open, as the builtin opens files
     *,
     mode: Literal["rw", "ro", "off", "refresh"] | None = None,
     on_error: Literal["raise", "compute"] = "raise",
+    on_code_change: Literal["warn", "miss", "raise"] = "warn",
     identity: Literal["content", "stat"] = "content",
     verify: Literal["mapped", "always"] = "mapped",
 ) -> Store:
@@ -37,6 +38,10 @@ def open(  # noqa: A001  castore.open, as the builtin opens files
         ``raise``: trouble known before the function runs is raised before it runs; a result
         that cannot be published is in ``CommitError.result``. ``compute``: any trouble of the
         store's own, refusals included, is warned of once, counted, and the function simply run.
+    on_code_change : {"warn", "miss", "raise"}
+        What becomes of a result stored under a suffix by a function that has other code now:
+        it is reused and that is warned of once; it is computed again and replaced; or the call
+        raises `CodeChangedError`.
     identity : {"content", "stat"}
         What files of datasets are known by. ``content``: what they contain, read once a machine
         and found again by path, size, times and inode. ``stat``: relative path, size and
@@ -56,6 +61,7 @@ def open(  # noqa: A001  castore.open, as the builtin opens files
         normalise(url or settings.url or _default_folder()),
         mode=mode or settings.mode or "rw",
         on_error=on_error,
+        on_code_change=on_code_change,
         identity=identity,
         verify=verify,
     )

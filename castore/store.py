@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from castore import catalog, config
+from castore import catalog, config, tally
 from castore.backend.base import Backend
 from castore.backend.open import open_backend
-from castore.catalog import EntryInfo, TableInfo, Usage
+from castore.catalog import EntryInfo
 from castore.computing.answers import Hit, Options
 from castore.computing.resolve import Resolver
-from castore.errors import ConfigError, ReadOnlyError
+from castore.errors import ConfigError
+from castore.explain import Explanation
+from castore.holdings import Holdings
 from castore.identity.function import describe_function
 from castore.identity.request import Request, identify_inputs, identify_loader
+from castore.once.holding import holding
 from castore.progress import Progress, shown_if_called
-from castore.stats import Recorder, Stats
-from castore.table.entry import Entry
-from castore.table.writer import initialise, read_format
+from castore.stats import Stats
 
 __all__ = ["Store"]
 
+_CODE = ("warn", "miss", "raise")
 _IDENTITY = ("content", "stat")
 _ON_ERROR = ("raise", "compute")
 _VERIFY = ("mapped", "always")
+_OPTIONS = ("url", "mode", "on_error", "on_code_change", "identity", "verify")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Store:
+class Store(Holdings):
     """A content-addressed store of what was computed. Made by `castore.open`.
 
     Holds a URL and options, never a file or a connection, so it can be pickled, and used after
@@ -39,10 +42,13 @@ class Store:
     #: A function may hold the store it is cached in; that says nothing about what it computes.
     castore_infrastructure = True
 
-    def __init__(self, url: str, *, mode: str, on_error: str, identity: str, verify: str) -> None:
+    def __init__(
+        self, url: str, *, mode: str, on_error: str, on_code_change: str, identity: str, verify: str
+    ) -> None:
         for name, value, known in (
             ("mode", mode, config.MODES),
             ("on_error", on_error, _ON_ERROR),
+            ("on_code_change", on_code_change, _CODE),
             ("identity", identity, _IDENTITY),
             ("verify", verify, _VERIFY),
         ):
@@ -52,12 +58,14 @@ class Store:
         self.url = url
         self.mode = mode
         self.on_error = on_error
+        self.on_code_change = on_code_change
         self.identity = identity
         self.verify = verify
+        self._inherited = False
         self._start()
 
     def _start(self) -> None:
-        self._recorder = Recorder()
+        self._recorder = tally.recorder(self.url)
         self._backend: Backend = open_backend(self.url)
         self._resolver = Resolver(
             self._backend,
@@ -65,44 +73,23 @@ class Store:
             mode=self.mode,
             lenient=self.on_error == "compute",
             copy=self.verify == "always",
+            on_code_change=self.on_code_change,
+            inherited=self._inherited,
         )
 
     def __repr__(self) -> str:
         """Return how the store was opened."""
         return f"castore.open({self.url!r}, mode={self.mode!r}, on_error={self.on_error!r})"
 
-    def __getstate__(self) -> dict[str, str]:
-        """Return URL and options."""
-        return {n: getattr(self, n) for n in ("url", "mode", "on_error", "identity", "verify")}
+    def __getstate__(self) -> dict[str, str | bool]:
+        """Return URL and options, and whether a computation is under way here."""
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        return {**options, "_inherited": self._inherited or holding()}
 
-    def __setstate__(self, state: dict[str, str]) -> None:
+    def __setstate__(self, state: dict[str, str | bool]) -> None:
         """Open the same place, with counters of its own."""
         vars(self).update(state)
         self._start()
-
-    def init(self, digest: str | None = None) -> str:
-        """Make the store unless it exists; return the digest that names its blobs.
-
-        Raises
-        ------
-        FormatError
-            If it exists with another digest, or in a newer format.
-        ReadOnlyError, BackendError
-            If the place cannot be written.
-        """
-        self._check_writable()
-        self._backend.check_writable()
-        return initialise(self._backend, digest)
-
-    def digest(self) -> str | None:
-        """Return the digest that names the store's blobs, or None if there is no store yet.
-
-        Raises
-        ------
-        DamagedError, FormatError
-            If the store's own document is damaged, or of a newer format.
-        """
-        return read_format(self._backend)
 
     def get_or_compute(
         self,
@@ -116,9 +103,13 @@ class Store:
         dataset_id: str | None = None,
         row_ids: Any = None,
         rowwise: bool | Literal["auto"] = "auto",
+        audit: float = 0.0,
+        materialize: bool = False,
         random: Literal["refuse", "freeze"] = "refuse",
         ignore: Sequence[str] = (),
+        compare: Sequence[str] = (),
         force: bool = False,
+        wait: bool | float = True,
         returns: Literal["numpy", "torch"] = "numpy",
         progress: Progress = None,
     ) -> Any:
@@ -147,8 +138,17 @@ class Store:
         row_ids : sequence of str or int, or ndarray uint8 (n, 16), optional
             With `dataset_id`: one name a sample. By default the index.
         rowwise : {"auto", True, False}
-            True: an error unless every array has one row a sample. False: the result is of the
-            whole, whatever its shape.
+            Whether a row depends on its sample alone, so that rows computed for other requests
+            of the table are reused and only missing ones computed, through a loader over those.
+            ``"auto"``: if the function has a model, in eval mode, and some stored rows that are
+            computed again by themselves come out the same; what acts rarely (removal of
+            duplicates, clipping at a quantile) cannot be seen so. True: they do, and it is an
+            error unless every array has one row a sample. False: the result is of the whole.
+        audit : float
+            Share of the reused rows to compute again, 0 to 1. If one differs, all are computed
+            again and rows of the table are not reused any more.
+        materialize : bool
+            Store a result that was put together from rows, so that it is mapped the next time.
         random : {"refuse", "freeze"}
             Samples that are random (a random transform; a load that moves a global generator or
             differs from the one before, tried on a miss) are refused, or one draw of them is
@@ -157,8 +157,13 @@ class Store:
             Parts of the derivation, as `info` shows them. Of the variant (``"batch_size"``,
             ``"collate"``): an entry with any value of it answers. Captured values, ``"target"``
             and ``"path"`` of samples: they are left out of the key.
+        compare : sequence of str
+            ``"batch_size"``: rows are reused only from results of that batch size too.
         force : bool
             Compute, and replace what is there once that succeeded.
+        wait : bool or float
+            Whether, or for how many seconds, to wait for somebody else who computes the same
+            before computing it too. True is six hours.
         returns : {"numpy", "torch"}
             Kind of the arrays returned.
         progress : bool or callable, optional
@@ -169,7 +174,8 @@ class Store:
         Any
             Little-endian, C-contiguous, writable arrays in the container `fn` returns; the same
             on a miss and on a hit. Of a hit they are private mappings of the stored bytes, every
-            byte checked: writing to them changes nothing stored.
+            byte checked: writing to them changes nothing stored. Put together from rows, they
+            are copies; a row computed among other rows may differ as floats do (`rowwise`).
 
         Raises
         ------
@@ -180,7 +186,10 @@ class Store:
         ResultError, CommitError
             After `fn` ran, with what it returned in ``.result``.
         """
-        options = Options(returns, rowwise, progress, force=force)
+        options = Options(
+            returns, rowwise, progress, force=force, audit=audit, materialize=materialize,
+            wait=wait, compare=tuple(compare),
+        )  # fmt: skip
 
         def identify() -> Request:
             return self._request(
@@ -247,6 +256,8 @@ class Store:
         suffix: str = "",
         default: Any = None,
         *,
+        rowwise: bool | Literal["auto"] = "auto",
+        compare: Sequence[str] = (),
         returns: Literal["numpy", "torch"] = "numpy",
         **identity: Any,
     ) -> Any:
@@ -254,8 +265,9 @@ class Store:
 
         Parameters
         ----------
-        loader, fn, suffix, returns
-            As for `get_or_compute`. Without `fn` nothing is captured, so name the model.
+        loader, fn, suffix, rowwise, compare, returns
+            As for `get_or_compute`. Without `fn` nothing is captured, so name the model; rows of
+            other results are then put together only under ``rowwise=True``.
         default : Any
             Returned on a miss.
         **identity
@@ -267,7 +279,7 @@ class Store:
         FingerprintError, StoreError
             As `get_or_compute` does before the function runs.
         """
-        options = Options(returns)
+        options = Options(returns, rowwise, compare=tuple(compare))
         request = self._request(loader, fn, suffix, **identity)
         if self.mode == "off":
             return default
@@ -323,54 +335,36 @@ class Store:
         request = self._request(loader, fn, suffix, **identity)
         return catalog.entry_info(self._resolver.entry(request))
 
-    def tables(self) -> list[TableInfo]:
-        """Describe every table, newest first."""
-        return catalog.tables(self._backend)
+    def explain(
+        self,
+        loader: Any,
+        fn: Callable[[Any], Any] | None = None,
+        suffix: str = "",
+        *,
+        rowwise: bool | Literal["auto"] = "auto",
+        compare: Sequence[str] = (),
+        **identity: Any,
+    ) -> Explanation:
+        """Say whether a call would hit, in part or not at all, and why; nothing is computed.
 
-    def entries(self, table: str | None = None) -> Iterator[EntryInfo]:
-        """Describe every entry of the table whose id begins with `table`, or of the store."""
-        for entry in catalog.scan(self._backend):
-            if entry.manifest.table.startswith(table or ""):
-                yield catalog.entry_info(entry)
-
-    def entry(self, prefix: str) -> Entry:
-        """Return the entry whose key begins with `prefix`.
-
-        Raises
-        ------
-        NotFoundError
-            If there is none, or more than one.
-        """
-        return catalog.find(self._backend, prefix)
-
-    def delete(self, prefix: str) -> EntryInfo:
-        """Remove the entry whose key begins with `prefix`; return what it was.
-
-        Its manifest goes at once, its blobs with the next collection, so readers under way
-        keep what they have. Of a damaged entry only table and key are known.
+        Parameters
+        ----------
+        loader, fn, suffix, rowwise, compare
+            As for `get_or_compute`.
+        **identity
+            As for `get`.
 
         Raises
         ------
-        NotFoundError
-            If there is none, or more than one.
-        ReadOnlyError
-            If the store was opened read-only.
+        FingerprintError, StoreError
+            As `get_or_compute` does before the function runs.
         """
-        self._check_writable()
-        return catalog.remove(self._backend, prefix)
-
-    def usage(self) -> Usage:
-        """Add up the bytes the store takes."""
-        return catalog.usage(self._backend)
+        request = self._request(loader, fn, suffix, **identity)
+        return self._resolver.explain(request, Options(rowwise=rowwise, compare=tuple(compare)))
 
     def stats(self) -> Stats:
-        """Return what this store did in this process."""
+        """Return what this store did in this process; `castore stats` adds up this machine's."""
         return self._recorder.snapshot()
-
-    def _check_writable(self) -> None:
-        if self.mode in ("ro", "off"):
-            msg = f'{self.url} was opened with mode="{self.mode}": open it with mode="rw" to write'
-            raise ReadOnlyError(msg)
 
     def _request(
         self,

@@ -19,7 +19,9 @@ _MODULES = {
     "init": "making",
     "ls": "listing",
     "du": "listing",
+    "stats": "accounting",
     "info": "entries",
+    "explain": "explaining",
     "rm": "entries",
     "digests": "digests",
 }

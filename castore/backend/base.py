@@ -5,6 +5,9 @@ is a small protocol; a function asks for the smallest it needs.
 
 All methods may be called from several threads at once. System errors surface as
 `castore.errors.BackendError` or `castore.errors.ReadOnlyError`, never as ``OSError``.
+
+What is written is durable: it outlives a power cut. With ``durable=False`` it need not, which
+is quicker and for what is only advice, in folders of its own: those go with their last name.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ __all__ = [
     "Delete",
     "Get",
     "List",
+    "Now",
     "ObjectInfo",
     "OpenPrivate",
     "Put",
@@ -95,20 +99,22 @@ class OpenPrivate(Protocol):
 class Put(Protocol):
     """Write objects unconditionally."""
 
-    def put(self, name: str, pieces: Sequence[Buffer]) -> None:
+    def put(self, name: str, pieces: Sequence[Buffer], *, durable: bool = True) -> None:
         """Write `pieces`, one after another, as `name`, replacing what was there.
 
-        Atomic: a reader sees the old object or the new one, whole. Durable when it returns.
+        Atomic: a reader sees the old object or the new one, whole. Durable when it returns,
+        unless told otherwise.
         """
 
 
 class Create(Protocol):
     """Write objects only where there is none."""
 
-    def create(self, name: str, pieces: Sequence[Buffer]) -> bool:
+    def create(self, name: str, pieces: Sequence[Buffer], *, durable: bool = True) -> bool:
         """Write `pieces` as `name` unless it exists; return whether this call made it.
 
-        Atomic among any number of callers: exactly one gets True. Durable when it returns.
+        Atomic among any number of callers: exactly one gets True. Durable when it returns,
+        unless told otherwise.
         """
 
 
@@ -122,12 +128,29 @@ class List(Protocol):
 class Delete(Protocol):
     """Remove objects."""
 
-    def delete(self, names: Iterable[str]) -> int:
-        """Remove `names`; return how many were there. A missing one is no error."""
+    def delete(self, names: Iterable[str], *, durable: bool = True) -> int:
+        """Remove `names`, in order; return how many were there. A missing one is no error."""
+
+
+class Now(Protocol):
+    """Tell the time of `ObjectInfo.modified`."""
+
+    def now(self) -> float:
+        """Return what an object written now would have as its time: the server's clock.
+
+        May write, and raise as writing does.
+        """
 
 
 class Upload(Protocol):
     """An object being written whose name is not known yet."""
+
+    @property
+    def temporary(self) -> str | None:
+        """What to call the bytes so far, until it is finished; None where nobody else has them."""
+
+    def keep(self) -> None:
+        """Leave the bytes there when the block ends, finished or not; whoever asks removes them."""
 
     def write(self, data: Buffer, /) -> None:
         """Append `data`."""
@@ -149,7 +172,7 @@ class Staged(Upload, Protocol):
         """Give what was written its name unless that exists, as `Create.create` would."""
 
 
-class Backend(Get, OpenPrivate, Put, Create, List, Delete, Protocol):
+class Backend(Get, OpenPrivate, Put, Create, List, Delete, Now, Protocol):
     """Everything a store needs of its place."""
 
     url: str

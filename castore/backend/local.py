@@ -3,6 +3,10 @@
 Publishing a file: write a temporary one, fsync it, give it its name by ``link`` (create) or
 ``rename`` (replace), fsync every folder that gained a name. A name therefore never denotes a
 part of a file, also after a power cut, and a file that may be mapped is never written again.
+
+What need not be durable is published alike, without a sync. Its folder is made when a name
+needs it and goes with its last name, while other processes do the same; a folder in which
+anything durable lies is never removed.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalBackend"]
 
 _TEMPORARY = "tmp"
+_TRIES = 50  # at a name whose folder others remove
 _WRITING = {"write", "write in", "sync", "delete"}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -92,26 +97,30 @@ class LocalBackend:
         """
         path = self._prefix + name
         with _SystemErrors("open", path):
-            if self._mapped is None:
-                self._mapped = mapping.is_safe(self._root)
             try:
-                return mapping.open_private(path, length, copy=copy or not self._mapped)
+                return mapping.open_private(path, length, copy=copy or not self.is_own())
             except _ABSENT:
                 return None
 
-    def put(self, name: str, pieces: Sequence[Buffer]) -> None:
+    def put(self, name: str, pieces: Sequence[Buffer], *, durable: bool = True) -> None:
         """Write `pieces` as `name` by way of a temporary file and ``rename``."""
         with self.upload() as upload:
             for piece in pieces:
                 upload.write(piece)
-            upload.finish(name)
+            upload.finish(name, durable=durable)
 
-    def create(self, name: str, pieces: Sequence[Buffer]) -> bool:
+    def create(self, name: str, pieces: Sequence[Buffer], *, durable: bool = True) -> bool:
         """Write `pieces` as `name` by way of a temporary file and ``link``, unless it exists."""
         with self.upload() as upload:
             for piece in pieces:
                 upload.write(piece)
-            return upload.finish_new(name)
+            return upload.finish_new(name, durable=durable)
+
+    def is_own(self) -> bool:
+        """Tell whether the files are this machine's own: on no network or FUSE file system."""
+        if self._mapped is None:
+            self._mapped = mapping.is_safe(self._root)
+        return self._mapped
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the files under the folder `prefix`, by name; temporary ones are no objects."""
@@ -130,7 +139,7 @@ class LocalBackend:
             elif (info := self.stat(prefix + name)) is not None:
                 yield info
 
-    def delete(self, names: Iterable[str]) -> int:
+    def delete(self, names: Iterable[str], *, durable: bool = True) -> int:
         """Unlink `names` and return how many were there; mapped readers keep their bytes."""
         removed, folders = 0, set()
         for name in names:
@@ -140,9 +149,18 @@ class LocalBackend:
                 folders.add(path.parent)
                 removed += 1
         for folder in folders:
-            with _SystemErrors("sync", folder):
-                _sync_folder(folder)
+            if durable:
+                with _SystemErrors("sync", folder):
+                    _sync_folder(folder)
+            elif folder != self._root:
+                with contextlib.suppress(OSError):  # most often: it is not empty
+                    folder.rmdir()
         return removed
+
+    def now(self) -> float:
+        """Return the file system's clock, as a fresh temporary file shows it."""
+        with self.upload() as upload, _SystemErrors("look at", upload.path):
+            return upload.path.stat().st_mtime
 
     def settle(self, name: str) -> None:
         """Sync the folders above `name`, which another writer may have named a moment ago."""
@@ -162,32 +180,35 @@ class LocalBackend:
 
     @contextlib.contextmanager
     def upload(self) -> Iterator[LocalUpload]:
-        """Begin a temporary file; it is gone when the block ends, named or not."""
+        """Begin a temporary file; unless kept it is gone when the block ends, named or not."""
         path = self._temporary()
         with _SystemErrors("write in", self._root):
-            self._make_root()
-            path.parent.mkdir(exist_ok=True)
-            file = path.open("x+b", buffering=0)
+            try:
+                file = path.open("x+b", buffering=0)
+            except FileNotFoundError:
+                self._make_root()
+                path.parent.mkdir(exist_ok=True)
+                file = path.open("x+b", buffering=0)
+        upload = LocalUpload(self, path, file)
         try:
             reach("local.temp-opened")
-            yield LocalUpload(self, path, file)
+            yield upload
         finally:
             file.close()
-            with contextlib.suppress(OSError):
-                path.unlink()
+            if not upload.kept:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
-    def place(self, name: str) -> None:
-        """Make the folder of `name`, so that it outlives a power cut."""
+    def place(self, name: str, *, durable: bool = True) -> None:
+        """Make the folder of `name`, by default so that it outlives a power cut."""
         path = self.path(name)
         with _SystemErrors("write", path):
-            self._place(path)
-
-    def _place(self, path: Path) -> None:
-        if not path.parent.is_dir():
-            if path.parent in self._settled:  # somebody removed it, and perhaps those above
-                self._settled.clear()
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._settle(path.parent)
+            if not path.parent.is_dir():
+                if path.parent in self._settled:  # somebody removed it, and perhaps those above
+                    self._settled.clear()
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if durable:
+                self._settle(path.parent)
 
     def _settle(self, folder: Path) -> None:
         """Sync every folder between the root and `folder`, whoever made it, once a process."""
@@ -217,10 +238,20 @@ class LocalUpload:
 
     def __init__(self, backend: LocalBackend, path: Path, file: BinaryIO) -> None:
         self.path = path
+        self.kept = False
         self._backend = backend
         self._file = file
         self._written = 0
         self._synced = False
+
+    @property
+    def temporary(self) -> str | None:
+        """Its name below the root; None on a network file system, where nobody may look."""
+        return f"{_TEMPORARY}/{self.path.name}" if self._backend.is_own() else None
+
+    def keep(self) -> None:
+        """Leave the file there when the block ends."""
+        self.kept = True
 
     def write(self, data: Buffer, /) -> None:
         """Append `data`; a short write is continued until all is written or the disk is full."""
@@ -241,36 +272,53 @@ class LocalUpload:
                 os.fsync(self._file.fileno())
             self._synced = True
 
-    def finish(self, name: str) -> None:
+    def finish(self, name: str, *, durable: bool = True) -> None:
         """Sync the file, rename it to `name`, and sync the folder."""
-        with self._named(name) as path:
-            self.path.rename(path)
+        self._finish(name, _rename, durable)
 
-    def finish_new(self, name: str) -> bool:
+    def finish_new(self, name: str, *, durable: bool = True) -> bool:
         """Sync the file, link it to `name`, and sync the folder; return False if that exists."""
-        with self._named(name) as path:
-            try:
-                os.link(self.path, path)
-            except FileExistsError:
-                return False
-            return True
+        return self._finish(name, _link, durable)
 
     def contents(self, length: int) -> NDArray[np.uint8]:
         """Return the first `length` bytes written, as a private writable array."""
         return mapping.private(self._file.fileno(), length)
 
-    @contextlib.contextmanager
-    def _named(self, name: str) -> Iterator[Path]:
-        """Make durable what the block names, its folders beside the file."""
+    def _finish(self, name: str, give: Callable[[Path, Path], bool], durable: bool) -> bool:
+        """Have `give` name the file, durably where that is asked for; return what it returns."""
+        path = self._backend.path(name)
         reach("local.temp-written")
-        together(self.sync, lambda: self._backend.place(name))
-        reach("local.temp-synced")
-        with _SystemErrors("write", self._backend.path(name)):
-            path = self._backend.path(name)
-            yield path
+        if durable:
+            together(self.sync, lambda: self._backend.place(name))
+            reach("local.temp-synced")
+        with _SystemErrors("write", path):
+            made = self._give(name, give, durable)
             reach("local.named")
-            _sync_folder(path.parent)
-            reach("local.folders-synced")
+            if durable:
+                _sync_folder(path.parent)
+                reach("local.folders-synced")
+        return made
+
+    def _give(self, name: str, give: Callable[[Path, Path], bool], durable: bool) -> bool:
+        path = self._backend.path(name)
+        for _ in range(_TRIES):
+            with contextlib.suppress(FileNotFoundError):
+                return give(self.path, path)
+            self._backend.place(name, durable=durable)
+        return give(self.path, path)
+
+
+def _rename(source: Path, target: Path) -> bool:
+    source.rename(target)
+    return True
+
+
+def _link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -59,11 +59,23 @@ class MemoryBackend:
             return None
         return np.frombuffer(bytearray(data), np.uint8)
 
-    def put(self, name: str, pieces: Sequence[Buffer]) -> None:
+    def put(
+        self,
+        name: str,
+        pieces: Sequence[Buffer],
+        *,
+        durable: bool = True,  # noqa: ARG002  memory has nothing more durable to offer
+    ) -> None:
         """Write `pieces` as `name`, replacing what was there."""
         self._objects[name] = (b"".join(pieces), time.time(), next(self._serials))
 
-    def create(self, name: str, pieces: Sequence[Buffer]) -> bool:
+    def create(
+        self,
+        name: str,
+        pieces: Sequence[Buffer],
+        *,
+        durable: bool = True,  # noqa: ARG002  as for `put`
+    ) -> bool:
         """Write `pieces` as `name` unless it exists; return whether this call made it."""
         made = (b"".join(pieces), time.time(), next(self._serials))
         return self._objects.setdefault(name, made) is made
@@ -74,9 +86,18 @@ class MemoryBackend:
             if name.startswith(prefix) and (info := self.stat(name)) is not None:
                 yield info
 
-    def delete(self, names: Iterable[str]) -> int:
+    def delete(
+        self,
+        names: Iterable[str],
+        *,
+        durable: bool = True,  # noqa: ARG002  as for `put`
+    ) -> int:
         """Remove `names` and return how many were there."""
         return sum(self._objects.pop(name, None) is not None for name in names)
+
+    def now(self) -> float:
+        """Return the clock of this machine."""
+        return time.time()
 
     def settle(self, name: str) -> None:
         """Memory has nothing more durable to offer."""
@@ -93,9 +114,14 @@ class MemoryBackend:
 class MemoryUpload:
     """A growing buffer on its way to a name."""
 
+    temporary = None
+
     def __init__(self, backend: MemoryBackend) -> None:
         self._backend = backend
         self._data = bytearray()
+
+    def keep(self) -> None:
+        """Memory goes with the process."""
 
     def write(self, data: Buffer, /) -> None:
         """Append `data`."""

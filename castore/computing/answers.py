@@ -7,11 +7,14 @@ from typing import Any, Literal
 
 from castore import arrays
 from castore.errors import ConfigError
+from castore.once.heartbeat import MAX_WAIT
 from castore.progress import Progress
-from castore.table.entry import Entry
 from castore.table.result import LEAVES
 
-__all__ = ["Hit", "Miss", "Options"]
+__all__ = ["LOOSE", "Hit", "Miss", "Options"]
+
+#: What of a loader does not matter to a row, unless the caller says so.
+LOOSE = ("batch_size",)
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,17 @@ class Hit:
 
     Attributes
     ----------
-    entry : Entry
-        Where from.
     value : Any
         What the function returned.
+    nbytes : int
+        Bytes of its arrays.
+    saved_ns : int
+        How long it had been computed, in nanoseconds.
     """
 
-    entry: Entry
     value: Any
+    nbytes: int
+    saved_ns: int
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,19 @@ class Miss:
     Attributes
     ----------
     reason : str
-        ``absent``, ``damaged`` or ``forced``. Whatever is there gives way, save under ``absent``.
+        ``absent``, ``code``, ``damaged`` or ``forced``. Whatever is there gives way, save under
+        ``absent``.
+    why : str
+        Why its rows were not put together from others, where that was thought of.
     """
 
     reason: str
+    why: str = ""
+
+    @property
+    def replaces(self) -> bool:
+        """Whether what is there gives way."""
+        return self.reason != "absent"
 
 
 @dataclass(frozen=True)
@@ -51,12 +66,44 @@ class Options:
     rowwise: bool | Literal["auto"] = "auto"
     progress: Progress = None
     force: bool = False
+    audit: float = 0.0
+    materialize: bool = False
+    wait: bool | float = True
+    compare: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a kind of array castore does not make."""
+        """Refuse what cannot be done."""
+        if self.rowwise not in (True, False, "auto"):
+            msg = f"rowwise={self.rowwise!r}: choose True, False or 'auto'"
+            raise ConfigError(msg)
+        if not _is_number(self.audit) or not 0 <= self.audit <= 1:
+            msg = f"audit={self.audit!r}: give the share of reused rows to compute again, 0 to 1"
+            raise ConfigError(msg)
+        if not isinstance(self.wait, bool) and not (_is_number(self.wait) and self.wait >= 0):
+            msg = f"wait={self.wait!r}: give True, False or a number of seconds"
+            raise ConfigError(msg)
+        if not set(self.compare) <= set(LOOSE) or isinstance(self.compare, str):
+            msg = f"compare={self.compare!r}: give a tuple of {', '.join(LOOSE)}"
+            raise ConfigError(msg)
         if self.returns not in LEAVES:
             msg = f"returns={self.returns!r}: choose {' or '.join(LEAVES)}"
             raise ConfigError(msg)
         if self.returns == "torch" and arrays.torch() is None:
             msg = "returns='torch' and torch is not imported: import torch first"
             raise ConfigError(msg)
+
+    @property
+    def patience(self) -> float:
+        """For how many seconds others may be waited for."""
+        if isinstance(self.wait, bool):
+            return MAX_WAIT if self.wait else 0.0
+        return float(self.wait)
+
+    @property
+    def loose(self) -> frozenset[str]:
+        """Parts of the variant in which an entry may differ and still lend rows."""
+        return frozenset(LOOSE) - set(self.compare)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

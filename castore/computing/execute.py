@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from castore.arrays import AnyArray
 from castore.computing.guard import undisturbed
 from castore.errors import FingerprintError, ResultError
 from castore.identity.captures import capture
@@ -39,6 +40,11 @@ class Outcome:
     result: Result
     elapsed: int
     objection: str
+
+    def columns(self) -> dict[str, AnyArray]:
+        """Return the arrays of the result by column; streamed ones mapped."""
+        streamed = {name: stream.array() for name, stream in self.result.streams.items()}
+        return {**self.result.columns, **streamed}
 
 
 def execute(

@@ -20,8 +20,8 @@ A sampler is known by its exact type: a subclass may draw differently.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from castore.identity.datasets.rules import samples_of
 from castore.identity.datasets.samples import Indices, Terms, as_indices, length_of
 from castore.identity.describe import describe, document_of
 from castore.identity.protocols import add_whole
+from castore.identity.twin import Reading, pick, twin
 from castore.identity.values import encode, type_name
 
 __all__ = ["Plan", "indices", "plan"]
@@ -59,7 +60,9 @@ class Plan:
     loader : Any
         What the function is given: the loader itself, or its twin.
     reading : Reading or None
-        With a twin: tells whether the function read it.
+        With a twin: tells how the function read it.
+    batches : tuple of int or None
+        Lengths of the batches, where the loader's batch sampler says which it gives.
     """
 
     dataset: Any
@@ -69,6 +72,7 @@ class Plan:
     random: dict[str, str]
     loader: Any
     reading: Reading | None = None
+    batches: tuple[int, ...] | None = None
 
     def load(self, index: int) -> Any:
         """Load one sample, through the collate function where that is the user's own."""
@@ -81,26 +85,38 @@ class Plan:
         size = self.variant["batch_size"]
         return size if isinstance(size, int) else None
 
+    def over(self, positions: Indices, sizes: Sequence[int] | None = None) -> Plan:
+        """Return the plan of a loader over some of the rows, with all else as it is.
 
-class Reading:
-    """A sampler over fixed indices, or batches of them, that knows how many were drawn from it."""
+        Parameters
+        ----------
+        positions : ndarray
+            int64 (k,), into `indices`, in the order wanted.
+        sizes : sequence of int, optional
+            Lengths of the batches. By default the loader's batch size, or what is left of the
+            batches its batch sampler gives. Of no account where it gives sample by sample.
+        """
+        assert self.indices is not None
+        chosen = self.indices[positions]
+        if self.is_whole:
+            return replace(self, indices=chosen, loader=pick(self.dataset, chosen), reading=None)
+        if sizes is None and self.batches is not None:
+            batch_of = np.repeat(np.arange(len(self.batches)), self.batches)[positions]
+            sizes = np.unique(batch_of, return_counts=True)[1].tolist()
+        if sizes is None or self.variant["batch_size"] is None:
+            made, reading = twin(self.loader, self.batch_size, chosen)
+            return replace(self, indices=chosen, loader=made, reading=reading)
+        made, reading = twin(self.loader, None, chosen, sizes)
+        variant = {**self.variant, "batch_size": encode(np.array(sizes))}
+        return replace(
+            self, indices=chosen, variant=variant, loader=made, reading=reading,
+            batches=tuple(sizes),
+        )  # fmt: skip
 
-    def __init__(self, items: list[Any]) -> None:
-        self.drawn = 0
-        self.on_draw: Callable[[int], None] | None = None
-        self._items = items
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the indices, or the batches."""
-        for item in self._items:
-            self.drawn += len(item) if isinstance(item, list) else 1
-            if self.on_draw is not None:
-                self.on_draw(self.drawn)
-            yield item
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._items)
+    @property
+    def is_whole(self) -> bool:
+        """Whether the function is given all samples at once, as an array or a list."""
+        return "whole" in self.variant
 
 
 def plan(loader: Any) -> Plan:
@@ -178,7 +194,7 @@ class _Loader:
         self.torch_data = torch_data
         self.batch_size = loader.batch_size
         self.drop_last = loader.drop_last
-        self.batches: list[list[int]] | None = None
+        self.batches: tuple[int, ...] | None = None
         self.not_keyed: dict[str, str] = {}
         self.random: dict[str, str] = {}
 
@@ -193,16 +209,17 @@ class _Loader:
         variant = self._variant()
         if ordered and getattr(self.loader, "in_order", True):
             return self._planned(indices, variant, self.loader)
-        reading = Reading(indices.tolist() if self.batches is None else self.batches)
-        twin = self._twin(reading)
-        return self._planned(indices, variant, twin, reading)
+        made, reading = twin(self.loader, self.batch_size, indices, self.batches)
+        return self._planned(indices, variant, made, reading)
 
     def _planned(
         self, indices: Indices | None, variant: dict[str, Json], loader: Any,
         reading: Reading | None = None,
     ) -> Plan:  # fmt: skip
         dataset = self.loader.dataset
-        return Plan(dataset, indices, variant, self.not_keyed, self.random, loader, reading)
+        return Plan(
+            dataset, indices, variant, self.not_keyed, self.random, loader, reading, self.batches
+        )
 
     def _overrides(self, method: str) -> bool:
         base = self.torch_data.DataLoader
@@ -233,7 +250,7 @@ class _Loader:
         what = "the batches of __castore_indices__()"
         cut = [as_indices(batch, what) for batch in sampler.__castore_indices__()]
         self.drop_last = False
-        self.batches = [batch.tolist() for batch in cut]
+        self.batches = tuple(map(len, cut))
         return np.concatenate([np.empty(0, np.int64), *cut])
 
     def _sampled(self, sampler: Any) -> tuple[Indices, bool]:
@@ -271,7 +288,7 @@ class _Loader:
         custom = None if collate in plain else self._function(collate, "collate_fn")
         size: Json = self.batch_size
         if self.batches is not None:
-            size = encode(np.array([len(batch) for batch in self.batches]))
+            size = encode(np.array(self.batches))
         return {"batch_size": size, "collate": custom}
 
     def _function(self, fn: Any, what: str) -> Json:
@@ -281,29 +298,6 @@ class _Loader:
         self.not_keyed.update(found.not_keyed)
         self.random.update(found.random)
         return document_of(found)
-
-    def _twin(self, reading: Reading) -> Any:
-        """Return a plain DataLoader over fixed rows, with a generator of its own."""
-        loader = self.loader
-        torch: Any = arrays.torch()
-        workers: dict[str, Any] = {}
-        if loader.num_workers:
-            workers["prefetch_factor"] = loader.prefetch_factor
-            workers["multiprocessing_context"] = loader.multiprocessing_context
-        rows: dict[str, Any] = {"batch_size": self.batch_size, "sampler": reading}
-        if self.batches is not None:
-            rows = {"batch_sampler": reading}
-        return self.torch_data.DataLoader(
-            loader.dataset,
-            **rows,
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
-            generator=torch.Generator(),
-            **workers,
-        )
 
     def _refuse(self, why: str) -> OrderError:
         return OrderError(

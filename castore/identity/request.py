@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from castore.identity import rows
 from castore.identity.datasets.keeping import attributes_kept
 from castore.identity.datasets.names import pick
 from castore.identity.datasets.rules import samples_of
-from castore.identity.datasets.samples import INSTEAD_OF_RANDOM, Samples, Terms
+from castore.identity.datasets.samples import INSTEAD_OF_RANDOM, Indices, Samples, Terms
 from castore.identity.function import Function, encode_argument
 from castore.identity.loader import Plan, plan
 from castore.identity.randomness import moves_or_differs
@@ -121,6 +121,36 @@ class Request:
             return False
         return _without(entry, self.any_of) == _without(self.derivation, self.any_of)
 
+    def over(self, positions: Indices, sizes: Sequence[int] | None = None) -> Request:
+        """Return the request for some of the rows, through a loader over exactly those.
+
+        Parameters
+        ----------
+        positions : ndarray
+            int64 (k,), into the rows asked for, in the order wanted.
+        sizes : sequence of int, optional
+            Lengths of the batches, where they are not to be the loader's.
+        """
+        assert self.row_ids is not None and self.plan is not None  # noqa: PT018
+        chosen = self.plan.over(positions, sizes)
+        row_ids = self.row_ids[positions]
+        derivation = _derivation(self.function, row_ids, chosen.variant)
+        return replace(
+            self, key=identify("key", derivation), derivation=derivation, row_ids=row_ids,
+            plan=chosen, probes=(),
+        )  # fmt: skip
+
+    def kinship(self, loose: frozenset[str]) -> dict[str, Json]:
+        """Return in what an entry's variant must agree with this one to lend it rows.
+
+        Parameters
+        ----------
+        loose : frozenset of str
+            Parts of the variant in which rows may differ, beside those to be ignored.
+        """
+        variant = self.derivation.get("variant", {})
+        return {n: value for n, value in variant.items() if n not in loose | self.any_of}
+
     def refuse_random(self) -> None:
         """Load a sample of each source twice, through a custom collate, and see that it stays.
 
@@ -227,11 +257,7 @@ def _refuse_random_collate(found: Plan, random: str) -> None:
 
 
 def _request(function: Function, found: Plan, samples: Samples, any_of: frozenset[str]) -> Request:
-    derivation = {
-        "rows": [len(samples.row_ids), rows.digest_rows(samples.row_ids)],
-        "table": function.table,
-        "variant": found.variant,
-    }
+    derivation = _derivation(function, samples.row_ids, found.variant)
     return Request(
         function,
         identify("key", derivation),
@@ -246,6 +272,13 @@ def _request(function: Function, found: Plan, samples: Samples, any_of: frozense
         any_of,
         samples.left,
     )
+
+
+def _derivation(
+    function: Function, row_ids: RowIds, variant: Mapping[str, Json]
+) -> dict[str, Json]:
+    listed = [len(row_ids), rows.digest_rows(row_ids)]
+    return {"rows": listed, "table": function.table, "variant": dict(variant)}
 
 
 def _iterable(

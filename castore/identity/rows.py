@@ -18,7 +18,16 @@ from castore.digest import digest128, identity, identity_hasher
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["RowIds", "digest_rows", "from_integers", "from_items", "from_names", "from_parts"]
+__all__ = [
+    "RowIds",
+    "among",
+    "digest_rows",
+    "distinct",
+    "from_integers",
+    "from_items",
+    "from_names",
+    "from_parts",
+]
 
 RowIds = NDArray[np.uint8]
 """Row ids, uint8 (n, 16)."""
@@ -99,3 +108,36 @@ def from_parts(
         for start, name in zip(range(0, len(data), width), names or [b""] * len(fixed), strict=True)
     ]
     return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
+
+
+def distinct(row_ids: RowIds) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return where each different row id comes first, and which of those each one is.
+
+    Parameters
+    ----------
+    row_ids : ndarray
+        uint8 (n, 16).
+
+    Returns
+    -------
+    first : ndarray
+        intp (k,), ascending positions: ``row_ids[first]`` has every row id once.
+    number : ndarray
+        intp (n,): ``row_ids[first][number]`` is `row_ids`.
+    """
+    halves = np.ascontiguousarray(row_ids).view("<u8")
+    order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: of equal ones the first leads
+    ordered = halves[order]
+    leads = np.ones(len(order), np.bool_)
+    leads[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    leaders = order[leads]
+    group = np.empty(len(order), np.intp)
+    group[order] = np.cumsum(leads) - 1
+    ranks = np.argsort(np.argsort(leaders))
+    return np.sort(leaders), ranks[group]
+
+
+def among(row_ids: RowIds, others: RowIds) -> NDArray[np.bool_]:
+    """Tell of each row id, uint8 (n, 16), whether it is one of `others`; bool (n,)."""
+    _, number = distinct(np.concatenate([row_ids, others]))
+    return np.isin(number[: len(row_ids)], number[len(row_ids) :])

@@ -16,7 +16,7 @@ from castore.backend import mapping
 from castore.backend.base import Upload
 from castore.blobs import parts, shard
 from castore.blobs.blob import Bytes, Payload, Streamed
-from castore.blobs.parts import Checks
+from castore.blobs.parts import Checks, Mark
 from castore.blobs.shard import rows_per_group
 from castore.canonical import Json
 from castore.errors import BackendError, StoreError
@@ -123,6 +123,23 @@ class RowStream:
         self._checks.update(data)
         self.rows += len(batch)
 
+    @property
+    def temporary(self) -> str | None:
+        """Where another process finds the rows so far, None if nowhere."""
+        return self._upload.temporary
+
+    def keep(self) -> None:
+        """Leave the rows there when this process goes on without them."""
+        self._upload.keep()
+
+    def mark(self) -> Mark:
+        """Remember this moment; whatever is appended later, `parts_at` tells what came before."""
+        return self._parts.mark()
+
+    def parts_at(self, mark: Mark) -> NDArray[np.uint64]:
+        """Return the checks of the parts (`castore.blobs.parts`) of what had come by `mark`."""
+        return self._parts.at(mark)
+
     def finish(self) -> None:
         """Write what follows the rows; the stream takes no more."""
         column = self.column("")
@@ -162,6 +179,16 @@ class SpillingUpload:
             self._upload = begin()
         except StoreError as error:
             self._failure = error
+
+    @property
+    def temporary(self) -> str | None:
+        """What to call the bytes so far; None where there is no upload, or there was one."""
+        return self._upload.temporary if self._upload is not None else None
+
+    def keep(self) -> None:
+        """Leave the bytes there when the upload ends."""
+        if self._upload is not None:
+            self._upload.keep()
 
     def write(self, data: Buffer, /) -> None:
         """Append `data`; when the store fails, go on in the temporary folder.

@@ -13,14 +13,30 @@ from castore.arrays import AnyArray
 from castore.backend.base import Backend
 from castore.blobs import blob, layout
 from castore.blobs.blob import BlobRef
-from castore.canonical import dumps
+from castore.canonical import Json, dumps
 from castore.digest import hexdigest
 from castore.errors import DamagedError
-from castore.table.column import ROWS, Column
+from castore.table.column import CHECKS, ROWS, Column
 from castore.table.manifest import Manifest
 from castore.table.tree import columns_of
 
-__all__ = ["Entry", "find_entry", "manifests"]
+__all__ = ["Entry", "Schema", "find_entry", "manifests"]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What entries have in common whose rows can stand in one result.
+
+    Attributes
+    ----------
+    form : Json
+        How the result is put together from the columns.
+    columns : dict
+        Name of the dtype, and shape of a row, of each column.
+    """
+
+    form: Json
+    columns: dict[str, tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,18 @@ class Entry:
         return {name: self._column(name) for name in columns_of(self.manifest.form)}
 
     @property
+    def schema(self) -> Schema:
+        """What its rows are like, whatever their number.
+
+        Raises
+        ------
+        DamagedError
+            If the manifest does not describe its columns.
+        """
+        columns = {name: (c.dtype, c.shape[1:]) for name, c in self.columns.items()}
+        return Schema(self.manifest.form, columns)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of its arrays."""
         return sum(column.nbytes for column in self.columns.values())
@@ -84,6 +112,35 @@ class Entry:
             return None
         column = self._column(ROWS)
         return column.view(self._value(column))
+
+    def unchecked(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint64] | None]:
+        """Return the bytes of column `name`, and the checks of its row groups.
+
+        Whoever uses some of the rows checks a copy of their groups. None in place of the checks:
+        the bytes were checked with the manifest, or there are none.
+
+        Raises
+        ------
+        DamagedError
+            If anything is missing, or the checks are not those that were stored.
+        """
+        column = self.columns[name]
+        data = self._unchecked(column)[: column.nbytes]
+        if not isinstance(self.manifest.chunks.get(column.chunk_key or ""), BlobRef):
+            return data, None
+        checks = self._column(f"{CHECKS}/{name}")
+        if column.shard is None or (checks.dtype, checks.shape) != (
+            "uint64",
+            (column.shard.groups,),
+        ):
+            msg = f"{self.manifest.name}: column {name!r} has no checks of its row groups"
+            raise DamagedError(msg)
+        return data, checks.view(self._value(checks))
+
+    def damaged(self, name: str) -> DamagedError:
+        """Remember that the bytes of column `name` were seen changed; return what to raise."""
+        chunk = self.manifest.chunks[self.columns[name].chunk_key or ""]
+        return self._damaged(chunk) if isinstance(chunk, BlobRef) else DamagedError(name)
 
     def has_rows(self, row_ids: NDArray[np.uint8] | None) -> bool:
         """Tell whether the entry holds exactly these rows, every byte of them intact.
@@ -155,9 +212,11 @@ class Entry:
 
     def _check(self, data: NDArray[np.uint8], ref: BlobRef) -> None:
         if not blob.is_intact(data, ref, self.manifest.algorithm):
-            blob.distrust(self.backend, ref)
-            msg = f"{self.backend.url}: blob {ref.name} is damaged (its bytes changed)"
-            raise DamagedError(msg)
+            raise self._damaged(ref)
+
+    def _damaged(self, ref: BlobRef) -> DamagedError:
+        blob.distrust(self.backend, ref)
+        return DamagedError(f"{self.backend.url}: blob {ref.name} is damaged (its bytes changed)")
 
 
 def find_entry(backend: Backend, table: str, key: str, *, copy: bool = False) -> Entry | None:

@@ -86,6 +86,12 @@ class Manifest:
         """Length of all values, inline ones included."""
         return sum(len(c) if isinstance(c, bytes) else c.length for c in self.chunks.values())
 
+    @property
+    def compute_ns(self) -> int:
+        """How long the function ran, in nanoseconds; 0 where nobody knows."""
+        found = self.origin.get("compute_ns")
+        return found if isinstance(found, int) else 0
+
     def same_content(self, other: Manifest) -> bool:
         """Tell whether `other` returns the same bytes, wherever they lie."""
         return (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from castore import arrays
 from castore.arrays import AnyArray
@@ -15,7 +15,7 @@ from castore.identity.rows import RowIds
 from castore.table.draft import Draft, RowStream, SpillingUpload
 from castore.table.tree import Parts, Unstorable, assemble, take_apart
 
-__all__ = ["LEAVES", "Result", "Sink", "collect"]
+__all__ = ["LEAVES", "Result", "Seals", "Sink", "collect"]
 
 
 def _numpy_leaf(array: AnyArray) -> AnyArray:
@@ -27,6 +27,19 @@ LEAVES: dict[str, Callable[[AnyArray], Any]] = {
     "numpy": _numpy_leaf,
     "torch": lambda array: arrays.to_torch(_numpy_leaf(array)),
 }
+
+
+class Seals(Protocol):
+    """Who is told how far a stream is (`castore.table.sealing`)."""
+
+    def saw(self, form: Json, streams: Mapping[str, RowStream], rows: int) -> None:
+        """Take note that the first `rows` rows are whole in every stream."""
+
+    def close(self) -> None:
+        """Take note that no more rows come."""
+
+    def discard(self) -> None:
+        """Take note that the rows so far are worth nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +54,14 @@ class Sink:
         Digest for blobs.
     on_rows : callable
         Told how many rows came, batch by batch.
+    seals : Seals, optional
+        Sees to it that rows outlive the process.
     """
 
     open: Callable[[], Upload | None]
     algorithm: str = "xxh3-128"
     on_rows: Callable[[int], None] = lambda _: None
+    seals: Seals | None = None
 
 
 @dataclass
@@ -125,9 +141,21 @@ class _Stream:
         self._streams: dict[str, RowStream] = {}
 
     def read(self, batches: Iterator[Any]) -> Result:
+        seals = self._sink.seals
+        try:
+            self._read(batches)
+        except BaseException as error:
+            if seals is not None:
+                seals.discard() if isinstance(error, ResultError) else seals.close()
+            raise
+        return Result(self._form, {}, self._streams)
+
+    def _read(self, batches: Iterator[Any]) -> None:
         count = 0
         for number, batch in enumerate(batches):
             count += self._take(batch, number)
+            if self._sink.seals is not None:
+                self._sink.seals.saw(self._form, self._streams, count)
             self._sink.on_rows(count)
         if self._form is None:
             msg = f"{self._name} yielded nothing: yield arrays of rows"
@@ -136,7 +164,6 @@ class _Stream:
             stream.finish()
         if self._rows is not None and count != self._rows:
             raise self._refuse(f"it yielded {count:,} rows for {self._rows:,} samples")
-        return Result(self._form, {}, self._streams)
 
     def _take(self, batch: Any, number: int) -> int:
         """Append one batch; return its number of rows."""

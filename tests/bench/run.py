@@ -16,6 +16,7 @@ import machine
 import model_hash
 import plot
 import report
+import rows
 import storing
 import streaming
 from harness import Options
@@ -23,7 +24,16 @@ from rich.console import Console
 
 _SECTIONS = {
     section.NAME: section.measure
-    for section in (exact_hits, storing, model_hash, fingerprints, captured, imports, streaming)
+    for section in (
+        exact_hits,
+        storing,
+        rows,
+        model_hash,
+        fingerprints,
+        captured,
+        imports,
+        streaming,
+    )
 }
 
 

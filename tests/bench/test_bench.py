@@ -29,6 +29,7 @@ def test_quick_run_leaves_figures_and_a_picture(tmp_path: Path) -> None:
     assert [section["name"] for section in found["sections"]] == [
         "hits",
         "storing",
+        "rows",
         "models",
         "fingerprints",
         "captures",

@@ -77,3 +77,22 @@ def test_a_manifest_keeps_no_more_than_it_can_hold():
 def test_nothing_is_no_step():
     """Of no bytes there are no checks."""
     assert Checks(8).finish().shape == (0,)
+
+
+@settings(max_examples=60)
+@given(
+    pieces=st.lists(st.binary(max_size=30), max_size=8),
+    later=st.binary(max_size=40),
+    step=st.integers(1, 16),
+)
+def test_a_moment_can_be_told_later(pieces, later, step):
+    """Checks as of a mark are those of what had come by then, whatever came after."""
+    checks, before = Checks(step), Checks(step)
+    for piece in pieces:
+        checks.update(piece)
+        before.update(piece)
+    mark = checks.mark()
+    assert np.array_equal(checks.at(mark), before.finish())
+    checks.update(later)
+    checks.finish()
+    assert np.array_equal(checks.at(mark), before.finish())

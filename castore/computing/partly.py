@@ -1,0 +1,271 @@
+"""A request answered row by row: what is missing is computed, the rest is gathered.
+
+Requests of one machine whose missing rows overlap share them by claims: each claims what it
+misses, then reads what those before it claimed, *then* looks what the store has, computes what
+neither covers, commits, and only then waits for the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from castore.computing import probe, rowwise
+from castore.computing.answers import Hit, Miss
+from castore.computing.execute import Outcome, execute
+from castore.computing.rows import OtherShape, Rows
+from castore.computing.rowwise import Verdict
+from castore.computing.turns import Watch
+from castore.computing.whole import Whole
+from castore.errors import CommitError, ResultError, StoreError
+from castore.identity.datasets.samples import Indices
+from castore.identity.request import Request
+from castore.identity.rows import RowIds
+from castore.once.claims import Claim, Claims
+from castore.table.result import LEAVES, Sink
+from castore.table.writer import Writer
+
+__all__ = ["Partly"]
+
+_log = logging.getLogger("castore")
+
+
+class _Whole(Exception):  # noqa: N818  internal
+    """The request must be computed whole; the text says why."""
+
+
+@dataclass
+class Partly:
+    """One request on its way to an answer.
+
+    Attributes
+    ----------
+    rows : Rows
+        What of it is there.
+    whole : Whole
+        Computes all of it, where that must be.
+    miss : Miss
+        Why it was not found whole.
+    """
+
+    rows: Rows
+    whole: Whole
+    miss: Miss
+
+    def __post_init__(self) -> None:
+        """Begin with all patience, and no trouble."""
+        self._options = self.whole.options
+        self._publisher = self.whole.publisher
+        self._recorder = self._publisher.notices.recorder
+        self._deadline = time.monotonic() + self._options.patience
+        self._trouble: StoreError | None = None
+        self._computed = 0
+
+    @property
+    def request(self) -> Request:
+        """What is asked for."""
+        return self.rows.request
+
+    def answer(self) -> Any:
+        """Return what the function returns over all rows.
+
+        Raises
+        ------
+        CommitError
+            If rows that were computed could not be stored, with the whole result.
+        """
+        while True:
+            with self._claim() as claim:
+                try:
+                    self._work(claim)
+                    if not len(self.rows.missing()):
+                        self._audit()
+                        break
+                except (_Whole, OtherShape) as why:
+                    return self.whole.answer(replace(self.miss, why=str(why)))
+            self._wait(claim)
+        hit = self.rows.hit(LEAVES[self._options.returns])
+        self._count(hit)
+        value = hit.value
+        if self._trouble is not None:
+            self._tell(self._trouble, value)
+        elif self._options.materialize and self.whole.writer is not None:
+            self._materialize(self.whole.writer, value)
+        return value
+
+    def _count(self, hit: Hit) -> None:
+        recorder = self._recorder
+        recorder.add("partial_hits" if self._computed else "hits")
+        recorder.add("rows_reused", self.rows.reused)
+        recorder.add("bytes_served", hit.nbytes * self.rows.reused // max(1, len(self.rows.ids)))
+        recorder.add("saved_ns", hit.saved_ns)
+        _log.info(
+            "%s: %d rows computed, %d reused from %d entries", self.request.function.name,
+            self._computed, self.rows.reused, len(self.rows.taken),
+        )  # fmt: skip
+
+    def _claim(self) -> Claim:
+        """Tell others on this machine what we are about to compute, if they can have it."""
+        if self.whole.writer is None:
+            return Claim(None, None, lambda: True)
+        missing = self.rows.ids[self.rows.missing()]
+        return Claims(self.rows.scope).claim(missing, self.request.function.name)
+
+    def _work(self, claim: Claim) -> None:
+        """Compute what nobody has and nobody before us is computing."""
+        verdict = self._await_verdict(claim)
+        others = self._others(claim)
+        self.rows.refresh(square=verdict is not None)
+        self.rows.gather()
+        verdict = verdict or self._probe()
+        if verdict is None:
+            raise _Whole("")
+        if not verdict.rowwise:
+            raise _Whole(verdict.why)
+        mine = self.rows.missing(others)
+        if len(mine) == len(self.rows.ids):
+            raise _Whole("")
+        if len(mine):
+            self._compute(mine)
+
+    def _await_verdict(self, claim: Claim) -> Verdict | None:
+        """Return the verdict; where there is none, wait for what it could be based on.
+
+        Those who claimed some of the rows before will leave rows to compare with.
+        """
+        verdict = self.verdict()
+        if verdict is None:
+            missing = self.rows.ids[self.rows.missing()]
+            with self._watch() as watch:
+                claim.wait_for_all(
+                    missing, wait=self._left(), stop=lambda: self.verdict() is not None,
+                    on_wait=watch.tell,
+                )  # fmt: skip
+            verdict = self.verdict()
+        return verdict
+
+    def _wait(self, claim: Claim) -> None:
+        """Wait until one of those before us has rows that are missing."""
+        missing = self.rows.ids[self.rows.missing()]
+        with self._watch() as watch:
+            claim.wait_for_any(missing, wait=self._left(), on_wait=watch.tell)
+
+    def _watch(self) -> Watch:
+        return Watch(self._recorder, self._options.progress)
+
+    def _others(self, claim: Claim) -> RowIds:
+        """Return what those before us are computing, while we have the patience to wait."""
+        lower = claim.lower() if self._left() > 0 else []
+        return np.concatenate([np.empty((0, 16), np.uint8), *(one.row_ids for one in lower)])
+
+    def _left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    def verdict(self) -> Verdict | None:
+        """Return what is known about the function."""
+        return rowwise.known(self._publisher.backend, self.request, self._options.rowwise)
+
+    def _probe(self) -> Verdict | None:
+        """Compute some stored rows again, by themselves, and compare; None if there are too few."""
+        chosen = probe.choose(self.rows.taken)
+        if not len(chosen):
+            return None
+        self._recorder.add("rows_probed", len(chosen))
+        why = self._disagreement(self.request.over(chosen, probe.sizes(len(chosen))), chosen)
+        return self._judged(Verdict(not why, "probe", why or f"{len(chosen)} rows agreed"))
+
+    def _judged(self, verdict: Verdict) -> Verdict:
+        name = self.request.function.name
+        if verdict.rowwise:
+            _log.info("%s: rows are reused from now on: %s", name, verdict.why)
+        else:
+            _log.warning("%s: rows are not reused: %s", name, verdict.why)
+        if self.whole.writer is not None:
+            rowwise.write(self._publisher.backend, self.request, verdict)
+        return verdict
+
+    def _disagreement(self, some: Request, positions: Indices) -> str:
+        """Compute some rows that are here again; say in what they differ, or what went wrong."""
+        try:
+            outcome = execute(some, self.whole.call, Sink(lambda: None), progress=False)
+        except Exception as error:  # whatever the function raises
+            return f"it raised {type(error).__name__} over some of the rows: {error}"
+        if isinstance(outcome, ResultError):
+            return str(outcome)
+        stored = self.rows.copy_of(positions)
+        return self._objection(outcome, some) or rowwise.difference(stored, outcome.columns())
+
+    def _objection(self, outcome: Outcome, some: Request) -> str:
+        """Say why what the function returned cannot be rows of the table."""
+        if outcome.objection:
+            return outcome.objection
+        if not outcome.result.is_aligned(some.rows):
+            return f"it returned another number of rows than the {some.rows:,} it was given"
+        reading = some.plan.reading if some.plan else None
+        if self._options.rowwise is not True and reading is not None and reading.passes != 1:
+            return f"it passed over its loader {reading.passes} times"
+        return ""
+
+    def _compute(self, mine: Indices) -> None:
+        """Compute some rows over a loader of just those, and publish them."""
+        some = self.request.over(mine)
+        with contextlib.ExitStack() as uploads:
+            try:
+                sink = self._publisher.sink(self.whole.writer, uploads)
+                outcome = execute(some, self.whole.call, sink, self._options.progress)
+            except Exception as error:  # the function's own: it may need all rows
+                raise _Whole(f"it raised {type(error).__name__}: {error}") from error
+            if isinstance(outcome, ResultError):
+                raise _Whole(str(outcome)) from outcome
+            if why := self._objection(outcome, some):
+                raise _Whole(why)
+            self.rows.fill(mine, outcome.result.form, outcome.columns())
+            self._recorder.add("computations")
+            self._recorder.add("rows_computed", len(mine))
+            self._recorder.add("compute_ns", outcome.elapsed)
+            self._computed += len(mine)
+            if self.whole.writer is not None:
+                self._publish(self.whole.writer, some, outcome)
+
+    def _publish(self, writer: Writer, some: Request, outcome: Outcome) -> None:
+        try:
+            self._publisher.commit(
+                writer, some, outcome.result, outcome.elapsed, force=self.rows.damaged
+            )
+        except StoreError as error:
+            self._trouble = error
+
+    def _audit(self) -> None:
+        """Compute a sample of the gathered rows again; overturn the verdict if they differ."""
+        reused = np.concatenate([np.empty(0, np.int64), *(t.places for t in self.rows.taken)])
+        if not self._options.audit or not len(reused):
+            return
+        count = math.ceil(self._options.audit * len(reused))
+        chosen = np.sort(np.random.default_rng().choice(reused, count, replace=False))
+        self._recorder.add("rows_audited", count)
+        why = self._disagreement(self.request.over(chosen), chosen)
+        if why:
+            self._recorder.add("audits_failed")
+            self._judged(Verdict(rowwise=False, by="audit", why=f"an audit found that {why}"))
+            raise _Whole(why)
+
+    def _materialize(self, writer: Writer, value: Any) -> None:
+        result, cost = self.rows.result(), self.rows.saved_ns()
+        try:
+            self._publisher.commit(writer, self.request, result, cost)
+        except (ResultError, StoreError) as error:
+            self._tell(error, value)
+
+    def _tell(self, error: ResultError | StoreError, value: Any) -> None:
+        """Raise or warn that something was computed and is not stored."""
+        if self._publisher.lenient:
+            self._publisher.notices.survive(error)
+            return
+        msg = f"{self.request.function.name} was computed but not stored ({error}); .result has it"
+        raise CommitError(msg, value) from error

@@ -1,0 +1,98 @@
+"""Publishing what was computed."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from castore.backend.base import Backend
+from castore.computing.notices import Notices
+from castore.errors import StoreError
+from castore.identity.request import Request
+from castore.table.result import Result, Sink
+from castore.table.writer import Commit, Writer, origin
+
+__all__ = ["Publisher"]
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Publishes results, for one store in one process.
+
+    Attributes
+    ----------
+    backend : Backend
+        Where the store is.
+    notices : Notices
+        What tells the user, and counts.
+    mode : str
+        ``rw``, ``ro``, ``off`` or ``refresh``.
+    lenient : bool
+        Whether trouble of the store's own is warned of once, instead of raised.
+    """
+
+    backend: Backend
+    notices: Notices
+    mode: str
+    lenient: bool
+
+    def writer(self, request: Request) -> Writer | None:
+        """Return what publishes into the request's table, None where nothing can be stored.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be written, and that matters.
+        """
+        if self.mode == "ro":
+            self.notices.recorder.add("uncached.read-only")
+            return None
+        try:
+            return Writer(self.backend, request.function.table, request.function.derivation)
+        except StoreError as error:
+            if not self.lenient:
+                raise
+            self.notices.survive(error)
+            return None
+
+    def sink(self, writer: Writer | None, uploads: contextlib.ExitStack) -> Sink:
+        """Return where streamed rows go: uploads that last until `uploads` is closed."""
+        if writer is None:
+            return Sink(lambda: None)
+        return Sink(lambda: uploads.enter_context(self.backend.upload()), writer.algorithm)
+
+    def commit(
+        self, writer: Writer, request: Request, result: Result, elapsed: int, *,
+        force: bool = False, aligned: bool = True,
+    ) -> Commit:  # fmt: skip
+        """Publish `result` as what the request asks for.
+
+        Parameters
+        ----------
+        writer : Writer
+            Of the request's table.
+        request : Request
+            What was asked for.
+        result : Result
+            What the function returned.
+        elapsed : int
+            How long it took, in nanoseconds.
+        force : bool
+            Replace what is there.
+        aligned : bool
+            Whether rows of it may be found by themselves, if it has one a sample.
+        """
+        row_ids = request.row_ids if aligned and result.is_aligned(request.rows) else None
+        header = {
+            "table": request.function.table,
+            "key": request.key,
+            "rows": request.rows,
+            "aligned": row_ids is not None,
+            "form": result.form,
+            "derivation": request.documents(),
+            "origin": origin(elapsed),
+        }
+        commit = writer.publish(result.draft(writer.algorithm, row_ids), header, force=force)
+        self.notices.recorder.add("commits")
+        self.notices.recorder.add("bytes_stored", commit.stored)
+        return commit

@@ -1,0 +1,96 @@
+"""What gives way when rows were computed anew on purpose.
+
+Other entries hold older values of the same rows. Each is published again without them, and then
+retired: whatever fails before that leaves the old value in place.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from castore import catalog
+from castore.backend.base import Backend
+from castore.canonical import identify
+from castore.errors import DamagedError
+from castore.identity.request import Request
+from castore.identity.rows import RowIds, among, digest_rows
+from castore.table.entry import Entry
+from castore.table.gather import allocate, gather
+from castore.table.index import Kin
+from castore.table.result import Result
+from castore.table.writer import Writer
+
+__all__ = ["retire_others"]
+
+_log = logging.getLogger("castore")
+
+
+def retire_others(backend: Backend, writer: Writer, request: Request, kin: Kin) -> int:
+    """Retire what other entries hold of the rows of `request`; return how many held some.
+
+    Parameters
+    ----------
+    backend : Backend
+        The store.
+    writer : Writer
+        Of the request's table.
+    request : Request
+        Whose entry was just published.
+    kin : Kin
+        The entries that would lend it rows.
+    """
+    retired = 0
+    for entry, row_ids, held in _overlapping(backend, request, kin):
+        if not held.all():
+            _publish_without(entry, row_ids, ~held, writer)
+        backend.delete([entry.manifest.name])
+        _log.info("entry %s gave way to %s", entry.key[:8], request.key[:8])
+        retired += 1
+    return retired
+
+
+def _overlapping(
+    backend: Backend, request: Request, kin: Kin
+) -> Iterator[tuple[Entry, RowIds, NDArray[np.bool_]]]:
+    """Yield the other entries that hold some of the rows, their row ids, and which are held."""
+    assert request.row_ids is not None
+    for entry in list(catalog.scan(backend, kin.table)):
+        if entry.key == request.key or not kin.accepts(entry.manifest):
+            continue
+        try:
+            row_ids = entry.row_ids()
+        except DamagedError:  # nobody is served from it
+            continue
+        if row_ids is not None and (held := among(row_ids, request.row_ids)).any():
+            yield entry, row_ids, held
+
+
+def _publish_without(
+    entry: Entry, row_ids: RowIds, kept: NDArray[np.bool_], writer: Writer
+) -> None:
+    positions = np.flatnonzero(kept)
+    left = row_ids[positions]
+    into = allocate(entry.schema, len(positions))
+    try:
+        gather(entry, positions, left, into, np.arange(len(positions)))
+    except DamagedError:  # then there is nothing to keep
+        return
+    manifest = entry.manifest
+    derivation = {**manifest.derivation["entry"], "rows": [len(left), digest_rows(left)]}
+    header = {
+        "table": manifest.table,
+        "key": identify("key", derivation),
+        "rows": len(left),
+        "aligned": True,
+        "form": manifest.form,
+        "derivation": {**manifest.derivation, "entry": derivation},
+        "origin": {
+            **manifest.origin,
+            "compute_ns": manifest.compute_ns * len(left) // len(row_ids),
+        },
+    }
+    writer.publish(Result(manifest.form, into).draft(writer.algorithm, left), header)

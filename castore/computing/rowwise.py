@@ -1,0 +1,155 @@
+"""Whether a function computes each row from its sample alone: judged once, and kept.
+
+The judgement is of a table and of the function's code. A probe makes it, an audit can overturn
+it (`castore.computing.partly`). It lies in the store, so that it is made once for all who share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from castore import arrays
+from castore.arrays import AnyArray
+from castore.backend.base import Backend
+from castore.blobs import layout
+from castore.canonical import identify, seal, unseal
+from castore.errors import DamagedError
+from castore.identity.request import Request
+
+__all__ = ["TOLERANCE", "Verdict", "difference", "known", "obstacle", "read", "write"]
+
+_FORMAT = 1
+
+#: By how much a row may differ from itself computed among other rows, as a share of the value's
+#: magnitude plus the column's mean magnitude. Types that are not listed must be equal.
+TOLERANCE = {
+    "bfloat16": 3e-2,
+    "complex128": 1e-9,
+    "complex64": 1e-3,
+    "float16": 3e-2,
+    "float32": 1e-3,
+    "float64": 1e-9,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether rows of a table may be reused.
+
+    Attributes
+    ----------
+    rowwise : bool
+        Whether a row depends on its sample alone, as far as was seen.
+    by : {"probe", "audit", "caller"}
+        Who found that.
+    why : str
+        What was seen.
+    """
+
+    rowwise: bool
+    by: str
+    why: str
+
+
+def obstacle(request: Request, rowwise: bool | str) -> str:
+    """Say why rows are not reused whatever the function does; nothing where they may be."""
+    if request.row_ids is None:
+        return "the result belongs to no list of rows"
+    if rowwise is False:
+        return "rowwise=False"
+    if rowwise is True:
+        return ""
+    models = request.function.models
+    if not models:
+        return "no model was found; rowwise=True says that rows are independent"
+    training = [path for path, model in models.items() if any(m.training for m in model.modules())]
+    if training:
+        return f"{training[0]} is in training mode; call model.eval() first"
+    return ""
+
+
+def read(backend: Backend, request: Request) -> Verdict | None:
+    """Return what was found about the request's function, None if nothing, or it is damaged."""
+    name = _name(request)
+    data = backend.get(name)
+    if data is None:
+        return None
+    try:
+        found = unseal(data, name)
+        return Verdict(found["rowwise"] is True, str(found["by"]), str(found["why"]))
+    except (DamagedError, KeyError):
+        return None
+
+
+def known(backend: Backend, request: Request, rowwise: bool | str) -> Verdict | None:
+    """Return what holds for a request: what its caller says, save against an audit's finding."""
+    found = read(backend, request)
+    if rowwise is True and (found is None or found.by != "audit"):
+        return Verdict(rowwise=True, by="caller", why="rowwise=True")
+    return found
+
+
+def write(backend: Backend, request: Request, verdict: Verdict) -> None:
+    """Keep a verdict; one against reuse replaces what is there, one for it does not."""
+    document = {
+        "by": verdict.by,
+        "format": _FORMAT,
+        "functions": request.function.recorded["functions"],
+        "rowwise": verdict.rowwise,
+        "table": request.function.table,
+        "why": verdict.why,
+    }
+    name, data = _name(request), [seal(document)]
+    if verdict.rowwise:
+        if not backend.create(name, data) and read(backend, request) is None:
+            backend.put(name, data)
+    else:
+        backend.put(name, data)
+
+
+def _name(request: Request) -> str:
+    code = identify("functions", request.function.recorded["functions"])
+    return layout.verdict(request.function.table, code)
+
+
+def difference(stored: Mapping[str, AnyArray], computed: Mapping[str, AnyArray]) -> str:
+    """Say in what rows computed again differ from those stored; nothing if they agree.
+
+    Parameters
+    ----------
+    stored, computed : mapping
+        Columns of the same rows in the same order.
+    """
+    if list(stored) != list(computed):
+        return f"it returned {', '.join(computed)} instead of {', '.join(stored)}"
+    for name, before in stored.items():
+        after = computed[name]
+        if (before.dtype, before.shape) != (after.dtype, after.shape):
+            kinds = f"{after.dtype} {after.shape} instead of {before.dtype} {before.shape}"
+            return f"{name} was {kinds}"
+        rows = np.flatnonzero(~_agree(before, after))
+        if len(rows):
+            return f"{name} differed in {len(rows):,} of {len(before):,} rows computed again"
+    return ""
+
+
+def _agree(before: AnyArray, after: AnyArray) -> AnyArray:
+    """Tell of each row whether it is the same, or as near as its type allows; bool (n,)."""
+    count = len(before)
+    tolerance = TOLERANCE.get(arrays.name_of(before.dtype))
+    if tolerance is None or not before.size:
+        before, after = (arrays.raw(a).reshape(count, -1) for a in (before, after))
+        return (before == after).all(axis=1)
+    wide = np.complex128 if before.dtype.kind == "c" else np.float64
+    before, after = (a.astype(wide).reshape(count, -1) for a in (before, after))
+    magnitude = np.abs(before)
+    finite = magnitude[np.isfinite(magnitude)]
+    mean = finite.mean() if finite.size else 0.0
+    with np.errstate(invalid="ignore"):  # infinity less infinity is caught by equality
+        near = np.abs(before - after) <= tolerance * (magnitude + mean)
+    same = (before == after) | (np.isnan(before) & np.isnan(after))
+    agree: AnyArray = ((near & np.isfinite(magnitude)) | same).all(axis=1)
+    return agree

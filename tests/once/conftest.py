@@ -1,0 +1,53 @@
+"""What the tests of leases and claims stand on."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from castore.once import heartbeat
+
+_spec = importlib.util.spec_from_file_location(
+    "castore_once_simulation", Path(__file__).with_name("simulation.py")
+)
+_simulation = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_simulation)
+
+
+@pytest.fixture(scope="session")
+def simulation():
+    """Return the module that runs processes step by step."""
+    return _simulation
+
+
+class FakeClock(heartbeat.Clock):
+    """A clock that goes only when told, and renews nothing."""
+
+    def __init__(self):
+        self.time = 1000.0
+        self.paused = []
+        self.on_pause = lambda: None
+
+    def monotonic(self):
+        """Return the time."""
+        return self.time
+
+    def pause(self, seconds):
+        """Go on by `seconds`."""
+        self.paused.append(seconds)
+        self.time += seconds
+        self.on_pause()
+
+    def every(self, seconds, act):
+        """Leave renewals to the test."""
+        return lambda: None
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Put a clock in place that goes only when told."""
+    fake = FakeClock()
+    monkeypatch.setattr(heartbeat, "clock", fake)
+    return fake

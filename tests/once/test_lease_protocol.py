@@ -1,0 +1,117 @@
+"""The lease protocol under every kind of interleaving: the code itself, step by step."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from castore.once.lease import TTL, Lease, acquire, collect
+
+KEY = "0123456789abcdef" * 2
+ENTRY = "entry"
+
+schedules = st.lists(st.integers(0, 11), max_size=120)
+steps = st.integers(0, 90)
+
+
+class Requests:
+    """Requesters of one key; what each of them computed."""
+
+    def __init__(self, world, raising):
+        self.world = world
+        self.raising = raising
+        self.computations = self.raised = self.most_at_once = 0
+        self.computing = set()
+        self.without = []
+
+    def look(self):
+        """Look for the entry."""
+        return self.world.backend.get(ENTRY)
+
+    def ask(self, process):
+        """Do what a request does."""
+        if self.look() is not None:
+            return
+        found = acquire(self.world.backend, KEY, "a test", self.look)
+        if not isinstance(found, Lease):
+            self.without += [process] if found is None else []
+            return
+        with found:
+            self.compute(process)
+
+    def compute(self, process):
+        """Compute for longer than an unrenewed lease lives, then fail or commit."""
+        self.computations += 1
+        self.computing.add(process)
+        at_once = [p for p in self.computing if not p.killed]
+        self.most_at_once = max(self.most_at_once, len(at_once))
+        try:
+            self.world.pause(TTL + 50.0)
+            if process.number in self.raising:
+                self.raised += 1
+                return
+            self.world.backend.create(ENTRY, [b"value"])
+        finally:
+            self.computing.discard(process)
+
+
+def events(kills, stalls):
+    """Return what happens at which step."""
+    return {
+        **{step: ("stall", who) for step, who in stalls},
+        **{step: ("kill", who) for step, who in kills},
+    }
+
+
+@pytest.mark.parametrize("collectors", [0, 1])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    schedule=schedules,
+    kills=st.lists(st.tuples(steps, st.integers(0, 3)), max_size=2),
+    stalls=st.lists(st.tuples(steps, st.integers(0, 3)), max_size=1),
+    raising=st.sets(st.integers(0, 3), max_size=1),
+)
+def test_one_computation_and_one_more_for_each_mishap(
+    simulation, collectors, schedule, kills, stalls, raising
+):
+    """Four requesters compute once, and once more at most for each death, stall or exception.
+
+    Nobody waits for ever, none computes beside another unless one was stalled, the value is
+    there in the end, and what the dead leave can be collected.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        world = simulation.World(patch)
+        requests = Requests(world, raising)
+        for _ in range(4):
+            world.start(requests.ask)
+        for _ in range(collectors):
+            world.start(lambda _: collect(world.backend))
+        world.run(schedule, events(kills, stalls))
+        killed = sum(process.killed for process in world.processes)
+        mishaps = killed + len(stalls) + requests.raised
+        assert requests.computations <= 1 + mishaps
+        assert requests.without == []
+        if not stalls and not any(p.killed for p in world.processes[4:]):
+            assert requests.most_at_once <= 1
+        if killed + requests.raised < 4:
+            assert world.backend.real.get(ENTRY) == b"value"
+        world.here.acting = world.processes[0]
+        collect(world.backend.real)
+        assert [i.name for i in world.backend.real.list("")] in ([ENTRY], [])
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(schedule=schedules, kill=steps)
+def test_collecting_does_not_let_two_in(simulation, schedule, kill):
+    """Beside a collector that lives, a death costs one more computation, and none at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        world = simulation.World(patch)
+        requests = Requests(world, set())
+        for _ in range(3):
+            world.start(requests.ask)
+        for _ in range(2):
+            world.start(lambda _: collect(world.backend))
+        world.run(schedule, {kill: ("kill", 0)})
+        assert requests.computations <= 1 + world.processes[0].killed
+        assert requests.most_at_once <= 1
