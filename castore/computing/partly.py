@@ -11,11 +11,13 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from castore.arrays import AnyArray
 from castore.computing import probe, rowwise
 from castore.computing.answers import Hit, Miss
 from castore.computing.execute import Outcome, execute
@@ -28,6 +30,7 @@ from castore.identity.datasets.samples import Indices
 from castore.identity.request import Request
 from castore.identity.rows import RowIds
 from castore.once.claims import Claim, Claims
+from castore.table.adoption import Rescued, adopt
 from castore.table.result import LEAVES, Sink
 from castore.table.writer import Writer
 
@@ -119,11 +122,15 @@ class Partly:
 
     def _work(self, claim: Claim) -> None:
         """Compute what nobody has and nobody before us is computing."""
-        verdict = self._await_verdict(claim)
+        self._await_verdict(claim)
         others = self._others(claim)
+        self._adopt()
+        verdict = self.verdict()
         self.rows.refresh(square=verdict is not None)
         self.rows.gather()
-        verdict = verdict or self._probe()
+        if verdict is None:
+            chosen = probe.choose(lent for _, lent in self.rows.taken)
+            verdict = self._probe(chosen, self.rows.copy_of(chosen))
         if verdict is None:
             raise _Whole("")
         if not verdict.rowwise:
@@ -134,21 +141,18 @@ class Partly:
         if len(mine):
             self._compute(mine)
 
-    def _await_verdict(self, claim: Claim) -> Verdict | None:
-        """Return the verdict; where there is none, wait for what it could be based on.
+    def _await_verdict(self, claim: Claim) -> None:
+        """Where there is no verdict, wait for what it could be based on.
 
         Those who claimed some of the rows before will leave rows to compare with.
         """
-        verdict = self.verdict()
-        if verdict is None:
+        if self.verdict() is None:
             missing = self.rows.ids[self.rows.missing()]
             with self._watch() as watch:
                 claim.wait_for_all(
                     missing, wait=self._left(), stop=lambda: self.verdict() is not None,
                     on_wait=watch.tell,
                 )  # fmt: skip
-            verdict = self.verdict()
-        return verdict
 
     def _wait(self, claim: Claim) -> None:
         """Wait until one of those before us has rows that are missing."""
@@ -171,13 +175,31 @@ class Partly:
         """Return what is known about the function."""
         return rowwise.known(self._publisher.backend, self.request, self._options.rowwise)
 
-    def _probe(self) -> Verdict | None:
-        """Compute some stored rows again, by themselves, and compare; None if there are too few."""
-        chosen = probe.choose(self.rows.taken)
+    def _adopt(self) -> None:
+        """Take over what a process that is gone had sealed of a stream."""
+        request, writer = self.request, self.whole.writer
+        if writer is not None:
+            kin, code = self.rows.kin, request.function.recorded["functions"]
+            adopt(self._publisher.backend, writer, kin, code, self._vouch)
+
+    def _vouch(self, rescued: Rescued) -> bool:
+        """Tell whether rows of a stream may count by themselves, by a probe if nobody knows."""
+        verdict = self.verdict()
+        if verdict is None:
+            lent = self.rows.lent_by(rescued.row_ids)
+            positions = np.zeros(len(self.rows.ids), np.int64)
+            positions[lent.places] = lent.positions
+            chosen = probe.choose([lent])
+            verdict = self._probe(chosen, rescued.take(positions[chosen]))
+        return verdict is not None and verdict.rowwise
+
+    def _probe(self, chosen: Indices, stored: Mapping[str, AnyArray]) -> Verdict | None:
+        """Compute some stored rows again, by themselves, and compare; None if there are none."""
         if not len(chosen):
             return None
         self._recorder.add("rows_probed", len(chosen))
-        why = self._disagreement(self.request.over(chosen, probe.sizes(len(chosen))), chosen)
+        some = self.request.over(chosen, probe.sizes(len(chosen)))
+        why = self._disagreement(some, stored)
         return self._judged(Verdict(not why, "probe", why or f"{len(chosen)} rows agreed"))
 
     def _judged(self, verdict: Verdict) -> Verdict:
@@ -190,15 +212,14 @@ class Partly:
             rowwise.write(self._publisher.backend, self.request, verdict)
         return verdict
 
-    def _disagreement(self, some: Request, positions: Indices) -> str:
-        """Compute some rows that are here again; say in what they differ, or what went wrong."""
+    def _disagreement(self, some: Request, stored: Mapping[str, AnyArray]) -> str:
+        """Compute some rows again; say in what they differ, or what went wrong."""
         try:
             outcome = execute(some, self.whole.call, Sink(lambda: None), progress=False)
         except Exception as error:  # whatever the function raises
             return f"it raised {type(error).__name__} over some of the rows: {error}"
         if isinstance(outcome, ResultError):
             return str(outcome)
-        stored = self.rows.copy_of(positions)
         return self._objection(outcome, some) or rowwise.difference(stored, outcome.columns())
 
     def _objection(self, outcome: Outcome, some: Request) -> str:
@@ -217,7 +238,7 @@ class Partly:
         some = self.request.over(mine)
         with contextlib.ExitStack() as uploads:
             try:
-                sink = self._publisher.sink(self.whole.writer, uploads)
+                sink = self._publisher.sink(self.whole.writer, uploads, some)
                 outcome = execute(some, self.whole.call, sink, self._options.progress)
             except Exception as error:  # the function's own: it may need all rows
                 raise _Whole(f"it raised {type(error).__name__}: {error}") from error
@@ -243,13 +264,13 @@ class Partly:
 
     def _audit(self) -> None:
         """Compute a sample of the gathered rows again; overturn the verdict if they differ."""
-        reused = np.concatenate([np.empty(0, np.int64), *(t.places for t in self.rows.taken)])
+        reused = np.concatenate([np.empty(0, np.int64), *(t.places for _, t in self.rows.taken)])
         if not self._options.audit or not len(reused):
             return
         count = math.ceil(self._options.audit * len(reused))
         chosen = np.sort(np.random.default_rng().choice(reused, count, replace=False))
         self._recorder.add("rows_audited", count)
-        why = self._disagreement(self.request.over(chosen), chosen)
+        why = self._disagreement(self.request.over(chosen), self.rows.copy_of(chosen))
         if why:
             self._recorder.add("audits_failed")
             self._judged(Verdict(rowwise=False, by="audit", why=f"an audit found that {why}"))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from castore.computing.rows import Taken
+from castore.computing.rows import Lent
 from castore.identity.datasets.samples import Indices
 
 __all__ = ["MOST", "choose", "sizes"]
@@ -23,7 +23,7 @@ MOST = 32
 _SIZES = (1, 5, 2, 7, 3)
 
 
-def choose(lenders: Iterable[Taken]) -> Indices:
+def choose(lenders: Iterable[Lent]) -> Indices:
     """Return positions in the request of the rows to be computed again, in the order to do so.
 
     Of each entry at most half its rows, spread evenly, those further back first, so that no row
@@ -31,9 +31,8 @@ def choose(lenders: Iterable[Taken]) -> Indices:
     """
     chosen: list[Indices] = []
     for lent in lenders:
-        rows = lent.entry.manifest.rows or 0
         order = np.argsort(lent.positions, kind="stable")[::-1]
-        most = min(rows // 2, len(order), MOST)
+        most = min(lent.rows // 2, len(order), MOST)
         chosen.append(lent.places[order[_spread(len(order), most)]])
     listed = list(itertools.chain.from_iterable(itertools.zip_longest(*chosen)))
     return np.array([place for place in listed if place is not None][:MOST], np.int64)

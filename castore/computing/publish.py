@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
 
-from castore.backend.base import Backend
+from castore.backend.base import Backend, Upload
 from castore.computing.notices import Notices
 from castore.errors import StoreError
 from castore.identity.request import Request
 from castore.table.result import Result, Sink
+from castore.table.sealing import Sealing
 from castore.table.writer import Commit, Writer, origin
 
 __all__ = ["Publisher"]
@@ -55,11 +57,29 @@ class Publisher:
             self.notices.survive(error)
             return None
 
-    def sink(self, writer: Writer | None, uploads: contextlib.ExitStack) -> Sink:
-        """Return where streamed rows go: uploads that last until `uploads` is closed."""
+    def sink(
+        self, writer: Writer | None, uploads: contextlib.ExitStack, request: Request | None = None
+    ) -> Sink:
+        """Return where streamed rows go: uploads that last until `uploads` is closed.
+
+        Parameters
+        ----------
+        writer : Writer or None
+            None where nothing can be stored.
+        uploads : ExitStack
+            What ends them.
+        request : Request, optional
+            Whose rows are to outlive a killed process: those that may be reused.
+        """
         if writer is None:
             return Sink(lambda: None)
-        return Sink(lambda: uploads.enter_context(self.backend.upload()), writer.algorithm)
+        seals = None
+        if request is not None and request.row_ids is not None:
+            table, ids = request.function.table, request.row_ids
+            sealing = Sealing(self.backend, table, request.key, ids, request.documents)
+            seals = uploads.enter_context(sealing)
+        begin = functools.partial(_begun, self.backend, uploads)
+        return Sink(begin, writer.algorithm, seals=seals)
 
     def commit(
         self, writer: Writer, request: Request, result: Result, elapsed: int, *,
@@ -96,3 +116,7 @@ class Publisher:
         self.notices.recorder.add("commits")
         self.notices.recorder.add("bytes_stored", commit.stored)
         return commit
+
+
+def _begun(backend: Backend, uploads: contextlib.ExitStack) -> Upload:
+    return uploads.enter_context(backend.upload())

@@ -25,7 +25,7 @@ from castore.table.index import Indexed, Kin
 from castore.table.result import Result
 from castore.table.tree import assemble
 
-__all__ = ["OtherShape", "Rows", "Taken"]
+__all__ = ["Lent", "OtherShape", "Rows"]
 
 _log = logging.getLogger("castore")
 
@@ -35,20 +35,20 @@ class OtherShape(Exception):  # noqa: N818  internal: then the request is comput
 
 
 @dataclass(frozen=True)
-class Taken:
-    """Rows that one entry lends.
+class Lent:
+    """Rows of a request that somebody has.
 
     Attributes
     ----------
-    entry : Entry
-        Which.
+    rows : int
+        How many rows he has in all.
     positions : ndarray
-        int64 (k,), rows of the entry.
+        int64 (k,), where they are among those.
     places : ndarray
-        int64 (k,), rows of the request.
+        int64 (k,), where they go in the request.
     """
 
-    entry: Entry
+    rows: int
     positions: Indices
     places: Indices
 
@@ -71,10 +71,10 @@ class Rows:
         self.request = request
         self.ids: RowIds = request.row_ids
         self.schema: Schema | None = None
-        self.taken: list[Taken] = []
+        self.taken: list[tuple[Entry, Lent]] = []
         self.damaged = False
         self._finder = finder
-        self._kin = kin
+        self.kin = kin
         self._index = finder.index(kin)
         self._into: dict[str, AnyArray] = {}
         self._here = np.zeros(len(self.ids), np.bool_)
@@ -175,7 +175,16 @@ class Rows:
         positions = self._positions[places]
         gather(entry, positions, self.ids[places], self._into, places)
         self._here[places] = True
-        self.taken.append(Taken(entry, positions, places))
+        self.taken.append((entry, Lent(entry.manifest.rows or 0, positions, places)))
+
+    def lent_by(self, row_ids: RowIds) -> Lent:
+        """Return which rows of the request somebody has who has those named."""
+        _, number = distinct(np.concatenate([row_ids, self.ids]))
+        first = np.full(len(self.ids) + len(row_ids), -1, np.int64)
+        first[number[: len(row_ids)][::-1]] = np.arange(len(row_ids))[::-1]
+        positions = first[number[len(row_ids) :]]
+        places = np.flatnonzero(positions >= 0)
+        return Lent(len(row_ids), positions[places], places)
 
     def copy_of(self, positions: Indices) -> dict[str, AnyArray]:
         """Return the rows at `positions`, which are here, by column."""
@@ -210,7 +219,7 @@ class Rows:
     @property
     def scope(self) -> str:
         """Name of those who may want the same rows: store, table, and what must agree."""
-        return identify("scope", [self._finder.backend.url, self._kin.table, self._kin.name])
+        return identify("scope", [self._finder.backend.url, self.kin.table, self.kin.name])
 
     def hit(self, leaf: Callable[[AnyArray], Any]) -> Hit:
         """Return what is asked for, of which nothing had to be computed."""
@@ -220,13 +229,13 @@ class Rows:
     @property
     def reused(self) -> int:
         """Rows gathered from the store."""
-        return sum(len(taken.places) for taken in self.taken)
+        return sum(len(lent.places) for _, lent in self.taken)
 
     def saved_ns(self) -> int:
         """Return how long what was gathered had been computed, in nanoseconds."""
         shares = (
-            t.entry.manifest.compute_ns * len(t.places) // max(1, t.entry.manifest.rows or 0)
-            for t in self.taken
+            entry.manifest.compute_ns * len(lent.places) // max(1, lent.rows)
+            for entry, lent in self.taken
         )
         return sum(shares)
 

@@ -72,7 +72,8 @@ class Whole:
         self._log(miss)
         publisher, request = self.publisher, self.request
         with contextlib.ExitStack() as uploads:
-            sink = publisher.sink(self.writer, uploads)
+            reusable = not obstacle(request, self.options.rowwise)
+            sink = publisher.sink(self.writer, uploads, request if reusable else None)
             outcome = execute(request, self.call, sink, self.options.progress)
             if isinstance(outcome, ResultError):
                 if not publisher.lenient or outcome.partial:

@@ -15,6 +15,7 @@ from castore.once import heartbeat, observer
 from castore.once.owner import Owner
 
 _MOST_STEPS = 20_000
+_LATE = 150  # steps: others finish meanwhile
 _STALL = heartbeat.TTL + heartbeat.RENEW + 1
 
 
@@ -29,6 +30,7 @@ class Process:
         self.owner = Owner("host", "boot", "pid:[1]", 1000 + number, 7)
         self.number = number
         self.wake = self.stalled = 0.0
+        self.late = 0
         self.killed = self.finished = False
         self.error = None
         self.go = threading.Semaphore(0)
@@ -80,14 +82,16 @@ class World:
         ----------
         schedule : list of int
             Which of those that can go on is next, for as many steps as it is long.
-        events : dict of int to (str, int)
-            At which step to "kill" or "stall" which process.
+        events : list of (int, str, int)
+            At which step to "kill" or "stall" which process, or to make it "late": others go
+            on before it for a while, and no time passes for it.
         """
         try:
             for step in range(_MOST_STEPS):
-                if step in events:
-                    self._happen(*events[step])
-                if not self._step(schedule[step] if step < len(schedule) else step):
+                for when, what, number in events:
+                    if when == step:
+                        self._happen(step, what, number)
+                if not self._step(step, schedule[step] if step < len(schedule) else step):
                     break
             else:
                 raise AssertionError("nobody gets on")
@@ -129,22 +133,25 @@ class World:
     def _is_gone(self, owner):
         return self.processes[owner.pid - 1000].killed
 
-    def _happen(self, what, number):
+    def _happen(self, step, what, number):
         process = self.processes[number % len(self.processes)]
         if process.finished or process.killed:
             return
         if what == "kill":
             process.killed = True
+        elif what == "late":
+            process.late = step + _LATE
         else:
             process.stalled = process.wake = max(process.wake, self.time + _STALL)
 
-    def _step(self, choice):
+    def _step(self, step, choice):
         going = [p for p in self.processes if not p.finished and not p.killed]
         if not going:
             return False
-        ready = [p for p in going if p.wake <= self.time]
+        prompt = [p for p in going if p.late <= step] or going
+        ready = [p for p in prompt if p.wake <= self.time]
         if not ready:
-            self._advance(min(p.wake for p in going) - self.time)
+            self._advance(min(p.wake for p in prompt) - self.time)
             return True
         process = ready[choice % len(ready)]
         process.go.release()

@@ -17,10 +17,16 @@ ROWS = 5
 SCOPE = "0123456789abcdef" * 2
 
 schedules = st.lists(st.integers(0, 11), max_size=160)
-steps = st.integers(0, 120)
 needs = st.lists(
     st.sets(st.integers(0, ROWS - 1), min_size=1).map(frozenset), min_size=2, max_size=4
 )
+
+
+def happening(what, most):
+    """Strategy for what happens to some processes, at some step."""
+    return st.lists(
+        st.tuples(st.integers(0, 120), st.just(what), st.integers(0, 3)), max_size=most
+    )
 
 
 def ids(rows):
@@ -90,16 +96,16 @@ def run(simulation, needs, schedule, events, raising=()):
 @given(
     needs=needs,
     schedule=schedules,
-    kills=st.lists(st.tuples(steps, st.integers(0, 3)), max_size=2),
+    kills=happening("kill", 2),
+    lates=happening("late", 3),
     raising=st.sets(st.integers(0, 3), max_size=1),
 )
-def test_no_row_is_computed_twice(simulation, needs, schedule, kills, raising):
+def test_no_row_is_computed_twice(simulation, needs, schedule, kills, lates, raising):
     """Of overlapping requests only rows whose owner was killed or failed are computed again.
 
     Nobody waits for ever, and who lives has all his rows in the end.
     """
-    events = {step: ("kill", who) for step, who in kills}
-    world, requests = run(simulation, needs, schedule, events, raising)
+    world, requests = run(simulation, needs, schedule, kills + lates, raising)
     for row, count in requests.computed.items():
         assert count <= 1 + requests.in_vain[row]
     there = {int(i.name.removeprefix("rows/")) for i in world.backend.real.list("rows/")}
@@ -109,10 +115,10 @@ def test_no_row_is_computed_twice(simulation, needs, schedule, kills, raising):
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
-@given(needs=needs, schedule=schedules, stall=steps, who=st.integers(0, 3))
-def test_a_stalled_claim_holds_nobody_up(simulation, needs, schedule, stall, who):
+@given(needs=needs, schedule=schedules, stalls=happening("stall", 1))
+def test_a_stalled_claim_holds_nobody_up(simulation, needs, schedule, stalls):
     """A process that stands still for longer than a claim lives is overtaken, and gets on."""
-    _, requests = run(simulation, needs, schedule, {stall: ("stall", who)})
+    _, requests = run(simulation, needs, schedule, stalls)
     assert all(count <= 2 for count in requests.computed.values())
     assert set(requests.computed) == set().union(*needs)
 
@@ -138,7 +144,7 @@ def test_nested_claims_do_not_wait_in_a_circle(simulation, schedule):
 
         world.start(ask)
         world.start(ask)
-        world.run(schedule, {})
+        world.run(schedule, [])
         assert len(ended) == 2
         assert max(ended) < 1000.0
 
@@ -163,5 +169,5 @@ def test_spawned_helpers_wait_for_nobody(simulation, schedule):
 
         world.start(hold)
         world.start(help_out)
-        world.run(schedule, {})
+        world.run(schedule, [])
         assert world.processes[1].ended < 1000.0

@@ -12,7 +12,11 @@ KEY = "0123456789abcdef" * 2
 ENTRY = "entry"
 
 schedules = st.lists(st.integers(0, 11), max_size=120)
-steps = st.integers(0, 90)
+
+
+def happening(what, who, most):
+    """Strategy for what happens to some processes, at some step."""
+    return st.lists(st.tuples(st.integers(0, 90), st.just(what), who), max_size=most)
 
 
 class Requests:
@@ -56,24 +60,17 @@ class Requests:
             self.computing.discard(process)
 
 
-def events(kills, stalls):
-    """Return what happens at which step."""
-    return {
-        **{step: ("stall", who) for step, who in stalls},
-        **{step: ("kill", who) for step, who in kills},
-    }
-
-
 @pytest.mark.parametrize("collectors", [0, 1])
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(
     schedule=schedules,
-    kills=st.lists(st.tuples(steps, st.integers(0, 3)), max_size=2),
-    stalls=st.lists(st.tuples(steps, st.integers(0, 3)), max_size=1),
+    kills=happening("kill", st.integers(0, 4), 2),
+    stalls=happening("stall", st.integers(0, 3), 1),
+    lates=happening("late", st.integers(0, 4), 2),
     raising=st.sets(st.integers(0, 3), max_size=1),
 )
 def test_one_computation_and_one_more_for_each_mishap(
-    simulation, collectors, schedule, kills, stalls, raising
+    simulation, collectors, schedule, kills, stalls, lates, raising
 ):
     """Four requesters compute once, and once more at most for each death, stall or exception.
 
@@ -87,7 +84,7 @@ def test_one_computation_and_one_more_for_each_mishap(
             world.start(requests.ask)
         for _ in range(collectors):
             world.start(lambda _: collect(world.backend))
-        world.run(schedule, events(kills, stalls))
+        world.run(schedule, kills + stalls + lates)
         killed = sum(process.killed for process in world.processes)
         mishaps = killed + len(stalls) + requests.raised
         assert requests.computations <= 1 + mishaps
@@ -101,10 +98,14 @@ def test_one_computation_and_one_more_for_each_mishap(
         assert [i.name for i in world.backend.real.list("")] in ([ENTRY], [])
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
-@given(schedule=schedules, kill=steps)
-def test_collecting_does_not_let_two_in(simulation, schedule, kill):
-    """Beside a collector that lives, a death costs one more computation, and none at once."""
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    schedule=schedules,
+    kill=st.integers(0, 30),
+    lates=happening("late", st.integers(0, 4), 3),
+)
+def test_collecting_does_not_let_two_in(simulation, schedule, kill, lates):
+    """Beside collectors that live, a death costs one more computation, and none at once."""
     with pytest.MonkeyPatch.context() as patch:
         world = simulation.World(patch)
         requests = Requests(world, set())
@@ -112,6 +113,6 @@ def test_collecting_does_not_let_two_in(simulation, schedule, kill):
             world.start(requests.ask)
         for _ in range(2):
             world.start(lambda _: collect(world.backend))
-        world.run(schedule, {kill: ("kill", 0)})
+        world.run(schedule, [(kill, "kill", 0), *lates])
         assert requests.computations <= 1 + world.processes[0].killed
         assert requests.most_at_once <= 1

@@ -60,6 +60,18 @@ def test_a_large_file_is_mapped(tmp_path):
     assert read(tmp_path / "index").records.find(many)[1].tolist() == list(range(20_000))
 
 
+def test_what_is_gone_or_changed_is_no_longer_known():
+    """Tags that a listing does not show are dropped; rows stay while all their entries do."""
+    tags = WHOLE.tags
+    assert WHOLE.those(tags) == WHOLE
+    for key in tags:
+        for listed in ({**tags, key: "new"}, {k: tag for k, tag in tags.items() if k != key}):
+            left = WHOLE.those(listed)
+            assert left.tags == {k: tag for k, tag in tags.items() if k != key}
+            assert len(left.records.data) == (0 if key == ENTRY.key else 5)
+            assert left.entries == (() if key == ENTRY.key else WHOLE.entries)
+
+
 def test_every_changed_byte_is_noticed(path):
     """A file with any one byte changed is refused."""
     data = path.read_bytes()
