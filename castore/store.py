@@ -188,7 +188,7 @@ class Store(Holdings):
         """
         options = Options(
             returns, rowwise, progress, force=force, audit=audit, materialize=materialize,
-            wait=wait, compare=tuple(compare),
+            wait=wait, compare=compare,
         )  # fmt: skip
 
         def identify() -> Request:
@@ -279,7 +279,7 @@ class Store(Holdings):
         FingerprintError, StoreError
             As `get_or_compute` does before the function runs.
         """
-        options = Options(returns, rowwise, compare=tuple(compare))
+        options = Options(returns, rowwise, compare=compare)
         request = self._request(loader, fn, suffix, **identity)
         if self.mode == "off":
             return default
@@ -360,7 +360,7 @@ class Store(Holdings):
             As `get_or_compute` does before the function runs.
         """
         request = self._request(loader, fn, suffix, **identity)
-        return self._resolver.explain(request, Options(rowwise=rowwise, compare=tuple(compare)))
+        return self._resolver.explain(request, Options(rowwise=rowwise, compare=compare))
 
     def stats(self) -> Stats:
         """Return what this store did in this process; `castore stats` adds up this machine's."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import logging
 import math
@@ -311,9 +312,8 @@ def _attempt(place: Path, work: Callable[[sqlite3.Connection], _T], wait: float)
             found = work(connection)
             connection.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            if _tells_damage(error) and _inode(place) == seen:  # else another process began anew
-                Path(f"{place}-journal").unlink(missing_ok=True)  # it would be played back
-                place.unlink(missing_ok=True)
+            if _tells_damage(error):
+                _discard(place, seen)
             raise
         return found
 
@@ -324,6 +324,18 @@ def _tells_damage(error: sqlite3.DatabaseError) -> bool:
 
     codes = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes  # the rest says more exactly
+
+
+def _discard(place: Path, inode: int | None) -> None:
+    """Remove the file, unless another process did and began anew: then it is another inode."""
+    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # between looking and removing nobody else removes
+        if _inode(place) == inode:
+            Path(f"{place}-journal").unlink(missing_ok=True)  # it would be played back
+            place.unlink(missing_ok=True)
+    finally:
+        os.close(folder)
 
 
 def _inode(place: Path) -> int | None:

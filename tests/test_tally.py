@@ -416,7 +416,7 @@ def test_a_file_begun_anew_is_left_alone():
     """Processes that find damage at once do not throw away what one of them began anew."""
     tally.path().parent.mkdir(parents=True)
     count = tally.recorder(URL).add
-    for _ in range(20):
+    for _ in range(15):
         tally.path().write_bytes(b"no database" * 1000)
         gate, opener = os.pipe()
         children = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
@@ -20,15 +20,12 @@ from castore.threads import take_turns
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["MOST", "PART_NBYTES", "Checks", "Mark", "are_intact", "of", "spelled"]
+__all__ = ["MOST", "PART_NBYTES", "Checks", "are_intact", "of", "spelled"]
 
 #: Length of every part but the last, in bytes.
 PART_NBYTES = 4 << 20
 #: Blobs of more parts than these keep none: their manifest would grow too large.
 MOST = 8192
-
-#: How many steps were complete at some moment, and the check of the one begun, if one was.
-Mark: TypeAlias = tuple[int, int | None]
 
 
 class Checks:
@@ -51,18 +48,10 @@ class Checks:
             if not self._missing:
                 self._close()
 
-    def mark(self) -> Mark:
-        """Remember this moment; costs the same however much came."""
-        begun = self._missing < self._step
-        return len(self._checks), self._state.intdigest() if begun else None
-
-    def at(self, mark: Mark) -> NDArray[np.uint64]:
-        """Return the checks of what had come by `mark`, as `finish` would have then."""
-        complete, begun = mark
-        checks = self._checks[:complete]
-        if begun is not None:
-            checks.append(begun)
-        return np.array(checks, "<u8")
+    def so_far(self) -> NDArray[np.uint64]:
+        """Return what `finish` would; more may come."""
+        begun = [self._state.intdigest()] if self._missing < self._step else []
+        return np.concatenate([np.array(self._checks, "<u8"), np.array(begun, "<u8")])
 
     def finish(self) -> NDArray[np.uint64]:
         """Return the checks, that of the last and possibly short step included."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,11 +70,11 @@ class Options:
     audit: float = 0.0
     materialize: bool = False
     wait: bool | float = True
-    compare: tuple[str, ...] = ()
+    compare: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
-        if self.rowwise not in (True, False, "auto"):
+        if not isinstance(self.rowwise, bool) and self.rowwise != "auto":
             msg = f"rowwise={self.rowwise!r}: choose True, False or 'auto'"
             raise ConfigError(msg)
         if not _is_number(self.audit) or not 0 <= self.audit <= 1:
@@ -82,8 +83,8 @@ class Options:
         if not isinstance(self.wait, bool) and not (_is_number(self.wait) and self.wait >= 0):
             msg = f"wait={self.wait!r}: give True, False or a number of seconds"
             raise ConfigError(msg)
-        if not set(self.compare) <= set(LOOSE) or isinstance(self.compare, str):
-            msg = f"compare={self.compare!r}: give a tuple of {', '.join(LOOSE)}"
+        if not isinstance(self.compare, (list, tuple)) or not set(self.compare) <= set(LOOSE):
+            msg = f"compare={self.compare!r}: give () or {LOOSE!r}"
             raise ConfigError(msg)
         if self.returns not in LEAVES:
             msg = f"returns={self.returns!r}: choose {' or '.join(LEAVES)}"

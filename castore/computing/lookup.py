@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from castore import catalog
 from castore.backend.base import Backend
 from castore.blobs import layout
-from castore.canonical import Json, identify
+from castore.canonical import Json, dumps, identify
 from castore.computing.answers import Hit, Miss, Options
 from castore.computing.notices import Notices
 from castore.errors import CodeChangedError, DamagedError, NotFoundError
@@ -19,7 +19,7 @@ from castore.identity.request import Request
 from castore.table.entry import Entry, find_entry
 from castore.table.index import Kin, RowIndex
 from castore.table.manifest import Manifest
-from castore.table.result import LEAVES
+from castore.table.result import LEAVES, is_only_arrays
 from castore.table.tree import assemble
 
 __all__ = ["Finder"]
@@ -185,7 +185,10 @@ def _lends(kept: Json, loose: frozenset[str], code: Json, manifest: Manifest) ->
         return False
     if "rows" not in entry or code not in (None, _recorded_code(manifest)):
         return False
-    return {n: value for n, value in entry.get("variant", {}).items() if n not in loose} == kept
+    if not is_only_arrays(manifest.form, ("array", "numbers")):
+        return False
+    found = {n: value for n, value in entry.get("variant", {}).items() if n not in loose}
+    return dumps(found) == dumps(kept)  # 1 and True are equal to Python
 
 
 def _compare_rows(entry: Entry, request: Request) -> None:

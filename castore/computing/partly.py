@@ -131,6 +131,9 @@ class Partly:
         if verdict is None:
             chosen = probe.choose(lent for _, lent in self.rows.taken)
             verdict = self._probe(chosen, self.rows.copy_of(chosen))
+            if verdict is not None and verdict.rowwise:
+                self.rows.refresh()
+                self.rows.gather()
         if verdict is None:
             raise _Whole("")
         if not verdict.rowwise:
@@ -194,12 +197,17 @@ class Partly:
         return verdict is not None and verdict.rowwise
 
     def _probe(self, chosen: Indices, stored: Mapping[str, AnyArray]) -> Verdict | None:
-        """Compute some stored rows again, by themselves, and compare; None if there are none."""
-        if not len(chosen):
+        """Compute some stored rows again and compare; None if they can tell nothing."""
+        alone = probe.alone(stored)
+        if not alone:
             return None
-        self._recorder.add("rows_probed", len(chosen))
-        some = self.request.over(chosen, probe.sizes(len(chosen)))
-        why = self._disagreement(some, stored)
+        self._recorder.add("rows_probed", len(chosen) + len(alone))
+        together = self.request.over(chosen, probe.sizes(len(chosen)))
+        why = self._disagreement(together, stored)
+        for row in alone:
+            by_itself = self.request.over(chosen[row : row + 1])
+            kept = {name: column[row : row + 1] for name, column in stored.items()}
+            why = why or self._disagreement(by_itself, kept)
         return self._judged(Verdict(not why, "probe", why or f"{len(chosen)} rows agreed"))
 
     def _judged(self, verdict: Verdict) -> Verdict:

@@ -1,41 +1,63 @@
 """Seeing whether a function computes each row from its sample alone.
 
-It is run over some stored rows by themselves, in another order and in uneven batches. Fewer
-rows of an entry are taken than it has: a function of the whole, such as whitening, gives the
-same values again for the same samples in any order.
+Some stored rows are computed again: together, in another order and in uneven batches, and a few
+of them each alone. Fewer rows of an entry are taken than it has: a function of the whole, such
+as whitening, gives the same values again for the same samples in any order. Alone, most
+functions of the whole give every row the same: the first rank, the largest value, label 0.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from castore import arrays
+from castore.arrays import AnyArray
 from castore.computing.rows import Lent
 from castore.identity.datasets.samples import Indices
 
-__all__ = ["MOST", "choose", "sizes"]
+__all__ = ["MOST", "alone", "choose", "sizes"]
 
 #: Rows a probe computes again, at most.
 MOST = 32
 
-_SIZES = (1, 5, 2, 7, 3)
+_SIZES = (5, 1, 2, 7, 3)
+_ALONE = 4
 
 
 def choose(lenders: Iterable[Lent]) -> Indices:
     """Return positions in the request of the rows to be computed again, in the order to do so.
 
-    Of each entry at most half its rows, spread evenly, those further back first, so that no row
-    keeps its place. None of an entry of one row: computed alone, it tells nothing.
+    Of each entry at most half its rows, each once, spread evenly, those further back first.
     """
     chosen: list[Indices] = []
     for lent in lenders:
-        order = np.argsort(lent.positions, kind="stable")[::-1]
-        most = min(lent.rows // 2, len(order), MOST)
-        chosen.append(lent.places[order[_spread(len(order), most)]])
-    listed = list(itertools.chain.from_iterable(itertools.zip_longest(*chosen)))
+        positions, first = np.unique(lent.positions, return_index=True)
+        most = min(lent.rows // 2, len(positions), MOST)
+        backwards = lent.places[first][::-1]
+        chosen.append(backwards[_spread(len(backwards), most)])
+    listed = itertools.chain.from_iterable(itertools.zip_longest(*chosen))
     return np.array([place for place in listed if place is not None][:MOST], np.int64)
+
+
+def alone(stored: Mapping[str, AnyArray]) -> list[int]:
+    """Return which of the chosen rows to compute by themselves, some that differ in value.
+
+    Nothing if no two rows differ: such rows tell nothing.
+
+    Parameters
+    ----------
+    stored : mapping
+        Columns of the chosen rows.
+    """
+    found = []
+    for column in stored.values():
+        if column.size:
+            rows = arrays.raw(column).reshape(len(column), -1)
+            found += np.flatnonzero((rows != rows[0]).any(axis=1))[:1].tolist()
+    return [0, *sorted(set(found))[: _ALONE - 1]] if found else []
 
 
 def _spread(count: int, most: int) -> Indices:
@@ -45,7 +67,8 @@ def _spread(count: int, most: int) -> Indices:
 
 def sizes(count: int) -> Sequence[int]:
     """Return lengths of uneven batches for `count` rows."""
-    found, left = [], count
+    found: list[int] = []
+    left = count
     for size in itertools.cycle(_SIZES):
         if left <= 0:
             return found

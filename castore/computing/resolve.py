@@ -120,7 +120,7 @@ class Resolver:
         found = self.finder.entry_of(request)
         if found is not None:
             return explain(self.backend, request, entry=found)
-        if reason := obstacle(request, options.rowwise):
+        if reason := obstacle(request, options):
             return explain(self.backend, request, reason=reason)
         verdict = known(self.backend, request, options.rowwise)
         if verdict is not None and not verdict.rowwise:
@@ -159,7 +159,7 @@ class Resolver:
         if options.force or self.mode == "refresh":
             return Miss("forced"), None
         found = self.finder.find(request, options)
-        if isinstance(found, Hit) or found.reason != "absent" or obstacle(request, options.rowwise):
+        if isinstance(found, Hit) or found.reason != "absent" or obstacle(request, options):
             return found, None
         verdict = known(self.backend, request, options.rowwise)
         if verdict is not None and not verdict.rowwise:

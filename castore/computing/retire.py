@@ -43,30 +43,34 @@ def retire_others(backend: Backend, writer: Writer, request: Request, kin: Kin) 
     kin : Kin
         The entries that would lend it rows.
     """
+    assert request.row_ids is not None
     retired = 0
-    for entry, row_ids, held in _overlapping(backend, request, kin):
-        if not held.all():
-            _publish_without(entry, row_ids, ~held, writer)
-        backend.delete([entry.manifest.name])
-        _log.info("entry %s gave way to %s", entry.key[:8], request.key[:8])
-        retired += 1
+    newer = [request.row_ids]
+    for entry, row_ids in _others(backend, request, kin):
+        if among(row_ids, newer[0]).any():
+            kept = ~among(row_ids, np.concatenate(newer))
+            if kept.any():
+                _publish_without(entry, row_ids, kept, writer)
+            backend.delete([entry.manifest.name])
+            _log.info("entry %s gave way to %s", entry.key[:8], request.key[:8])
+            retired += 1
+        newer.append(row_ids)
     return retired
 
 
-def _overlapping(
-    backend: Backend, request: Request, kin: Kin
-) -> Iterator[tuple[Entry, RowIds, NDArray[np.bool_]]]:
-    """Yield the other entries that hold some of the rows, their row ids, and which are held."""
-    assert request.row_ids is not None
-    for entry in list(catalog.scan(backend, kin.table)):
-        if entry.key == request.key or not kin.accepts(entry.manifest):
-            continue
+def _others(backend: Backend, request: Request, kin: Kin) -> Iterator[tuple[Entry, RowIds]]:
+    """Yield the other entries that may lend rows, with their row ids, newest first.
+
+    What is left of one is published anew, so it must not hold what a newer one holds too.
+    """
+    entries = [entry for entry in catalog.scan(backend, kin.table) if kin.accepts(entry.manifest)]
+    for entry in sorted(entries, key=lambda e: (catalog.created(e), e.key), reverse=True):
         try:
             row_ids = entry.row_ids()
         except DamagedError:  # nobody is served from it
             continue
-        if row_ids is not None and (held := among(row_ids, request.row_ids)).any():
-            yield entry, row_ids, held
+        if row_ids is not None and entry.key != request.key:
+            yield entry, row_ids
 
 
 def _publish_without(

@@ -16,15 +16,26 @@ from castore.arrays import AnyArray
 from castore.backend.base import Backend
 from castore.blobs import layout
 from castore.canonical import identify, seal, unseal
+from castore.computing.answers import Options
 from castore.errors import DamagedError
 from castore.identity.request import Request
 
-__all__ = ["TOLERANCE", "Verdict", "difference", "known", "obstacle", "read", "write"]
+__all__ = [
+    "TOLERANCE",
+    "Verdict",
+    "agreeing",
+    "difference",
+    "known",
+    "obstacle",
+    "read",
+    "scale_of",
+    "write",
+]
 
 _FORMAT = 1
 
 #: By how much a row may differ from itself computed among other rows, as a share of the value's
-#: magnitude plus the column's mean magnitude. Types that are not listed must be equal.
+#: magnitude plus that of its element (`scale_of`). Types that are not listed must be equal.
 TOLERANCE = {
     "bfloat16": 3e-2,
     "complex128": 1e-9,
@@ -54,13 +65,15 @@ class Verdict:
     why: str
 
 
-def obstacle(request: Request, rowwise: bool | str) -> str:
+def obstacle(request: Request, options: Options) -> str:
     """Say why rows are not reused whatever the function does; nothing where they may be."""
-    if request.row_ids is None:
+    if request.row_ids is None or request.plan is None:
         return "the result belongs to no list of rows"
-    if rowwise is False:
+    if options.compare and request.plan.batches is not None:
+        return "batches of a batch sampler of one's own are not found again"
+    if options.rowwise is False:
         return "rowwise=False"
-    if rowwise is True:
+    if options.rowwise is True:
         return ""
     models = request.function.models
     if not models:
@@ -130,26 +143,70 @@ def difference(stored: Mapping[str, AnyArray], computed: Mapping[str, AnyArray])
         if (before.dtype, before.shape) != (after.dtype, after.shape):
             kinds = f"{after.dtype} {after.shape} instead of {before.dtype} {before.shape}"
             return f"{name} was {kinds}"
-        rows = np.flatnonzero(~_agree(before, after))
+        rows = np.flatnonzero(~agreeing(before, after))
         if len(rows):
             return f"{name} differed in {len(rows):,} of {len(before):,} rows computed again"
     return ""
 
 
-def _agree(before: AnyArray, after: AnyArray) -> AnyArray:
-    """Tell of each row whether it is the same, or as near as its type allows; bool (n,)."""
+def agreeing(before: AnyArray, after: AnyArray) -> AnyArray:
+    """Tell of each row of two arrays whether it is the same, or as near as its type allows.
+
+    Near is within a share of the value's magnitude and of the scale of its element.
+
+    Parameters
+    ----------
+    before, after : ndarray
+        (n, ...), of one dtype.
+
+    Returns
+    -------
+    ndarray
+        bool (n,).
+    """
     count = len(before)
     tolerance = TOLERANCE.get(arrays.name_of(before.dtype))
     if tolerance is None or not before.size:
         before, after = (arrays.raw(a).reshape(count, -1) for a in (before, after))
-        return (before == after).all(axis=1)
-    wide = np.complex128 if before.dtype.kind == "c" else np.float64
-    before, after = (a.astype(wide).reshape(count, -1) for a in (before, after))
+        same: AnyArray = (before == after).all(axis=1)
+        return same
+    scale = scale_of(before)
+    before, after = _wide(before), _wide(after)
     magnitude = np.abs(before)
-    finite = magnitude[np.isfinite(magnitude)]
-    mean = finite.mean() if finite.size else 0.0
     with np.errstate(invalid="ignore"):  # infinity less infinity is caught by equality
-        near = np.abs(before - after) <= tolerance * (magnitude + mean)
-    same = (before == after) | (np.isnan(before) & np.isnan(after))
-    agree: AnyArray = ((near & np.isfinite(magnitude)) | same).all(axis=1)
+        near = np.abs(before - after) <= tolerance * (magnitude + scale)
+    equal = (before == after) | (np.isnan(before) & np.isnan(after))
+    agree: AnyArray = ((near & np.isfinite(magnitude)) | equal).all(axis=1)
     return agree
+
+
+def scale_of(values: AnyArray) -> AnyArray:
+    """Return how large each element of a row is over all rows, and a little of what is usual.
+
+    Element by element: one huge element, such as a masked logit, must not hide the others.
+    The little is for elements that are mostly zero, as behind a ReLU.
+
+    Parameters
+    ----------
+    values : ndarray
+        (n, ...).
+
+    Returns
+    -------
+    ndarray
+        float64 (elements of a row,).
+    """
+    magnitude = np.abs(_wide(values))
+    magnitude[~np.isfinite(magnitude)] = 0.0
+    nonzero = magnitude[magnitude > 0]
+    usual = np.median(nonzero) if nonzero.size else 0.0
+    scale: AnyArray = magnitude.mean(axis=0) + _USUAL * usual
+    return scale
+
+
+def _wide(values: AnyArray) -> AnyArray:
+    wide = np.complex128 if values.dtype.kind == "c" else np.float64
+    return values.astype(wide).reshape(len(values), -1)
+
+
+_USUAL = 0.01

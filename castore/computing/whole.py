@@ -72,7 +72,7 @@ class Whole:
         self._log(miss)
         publisher, request = self.publisher, self.request
         with contextlib.ExitStack() as uploads:
-            reusable = not obstacle(request, self.options.rowwise)
+            reusable = not obstacle(request, self.options)
             sink = publisher.sink(self.writer, uploads, request if reusable else None)
             outcome = execute(request, self.call, sink, self.options.progress)
             if isinstance(outcome, ResultError):
@@ -142,7 +142,7 @@ class Whole:
 
     def _is_rowwise(self) -> bool:
         """Tell whether rows computed here count for other requests too."""
-        if obstacle(self.request, self.options.rowwise):
+        if obstacle(self.request, self.options):
             return False
         verdict = known(self.publisher.backend, self.request, self.options.rowwise)
         return verdict is not None and verdict.rowwise

@@ -11,8 +11,6 @@ from castore.readable import readable
 __all__ = ["advice"]
 
 _EQUAL = "everything else is equal"
-#: Parts of the variant that a request has because it was made so, not to be ignored.
-_MADE = frozenset(["random", "whole"])
 _ALONE = {
     "functions": "a suffix= names the function, and code is then recorded instead of keyed",
     "model": "see that the weights are the same, and eval() and train() as they were",
@@ -57,7 +55,7 @@ def _ignorable(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
     left = before.get("recorded", {}).get("ignored", {})
     captured = after.get("table", {}).get("captured", {})
     return [
-        *(name for name in two if name in one and name not in _MADE),
+        *(name for name in two if name in one),
         *(name for name in left if name in captured),
     ]
 

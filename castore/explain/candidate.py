@@ -149,7 +149,7 @@ def _overlap(known: NDArray[np.uint8], asked: NDArray[np.uint8]) -> tuple[str, f
     one, two = _halves(known), _halves(asked)
     common = int(np.isin(two, one).sum())
     n, m = len(two), len(one)
-    if n == m and np.array_equal(np.sort(one), np.sort(two)):
+    if np.array_equal(np.sort(one), np.sort(two)):
         return "the same rows in another order", 1.0
     part = common / n if n else 0.0
     found = _NUMBERS.get(part, f"{common:,} of the")

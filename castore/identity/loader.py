@@ -103,10 +103,14 @@ class Plan:
         if sizes is None and self.batches is not None:
             batch_of = np.repeat(np.arange(len(self.batches)), self.batches)[positions]
             sizes = np.unique(batch_of, return_counts=True)[1].tolist()
+        # A dataset of just these rows: many functions make room for len(loader.dataset).
+        torch_data: Any = sys.modules["torch.utils.data"]
+        rows = torch_data.Subset(self.dataset, chosen.tolist())
+        places = np.arange(len(chosen))
         if sizes is None or self.variant["batch_size"] is None:
-            made, reading = twin(self.loader, self.batch_size, chosen)
+            made, reading = twin(self.loader, self.batch_size, places, None, rows)
             return replace(self, indices=chosen, loader=made, reading=reading)
-        made, reading = twin(self.loader, None, chosen, sizes)
+        made, reading = twin(self.loader, None, places, sizes, rows)
         variant = {**self.variant, "batch_size": encode(np.array(sizes))}
         return replace(
             self, indices=chosen, variant=variant, loader=made, reading=reading,

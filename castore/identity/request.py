@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from castore.canonical import Json, identify
+from castore.canonical import Json, dumps, identify
 from castore.errors import ConfigError, FingerprintError, RandomError
 from castore.identity import rows
 from castore.identity.datasets.keeping import attributes_kept
@@ -119,7 +119,8 @@ class Request:
         """
         if not isinstance(entry, dict) or identify("key", entry) != key:
             return False
-        return _without(entry, self.any_of) == _without(self.derivation, self.any_of)
+        kept, own = _without(entry, self.any_of), _without(self.derivation, self.any_of)
+        return dumps(kept) == dumps(own)  # 1 and True are equal to Python
 
     def over(self, positions: Indices, sizes: Sequence[int] | None = None) -> Request:
         """Return the request for some of the rows, through a loader over exactly those.

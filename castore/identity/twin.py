@@ -48,7 +48,11 @@ class Reading:
 
 
 def twin(
-    loader: Any, batch_size: int | None, indices: Indices, sizes: Sequence[int] | None = None
+    loader: Any,
+    batch_size: int | None,
+    indices: Indices,
+    sizes: Sequence[int] | None = None,
+    dataset: Any = None,
 ) -> tuple[Any, Reading]:
     """Return a plain DataLoader over fixed rows, and what tells how it is read.
 
@@ -65,6 +69,8 @@ def twin(
         int64 (n,), into the dataset, in order.
     sizes : sequence of int, optional
         Lengths of the batches, in the place of `batch_size`.
+    dataset : Dataset, optional
+        What `indices` are of, where it is not the loader's.
     """
     torch: Any = arrays.torch()
     if sizes is None:
@@ -84,7 +90,7 @@ def twin(
         options["timeout"] = loader.timeout
         options["worker_init_fn"] = loader.worker_init_fn
     made = sys.modules["torch.utils.data"].DataLoader(
-        loader.dataset,
+        loader.dataset if dataset is None else dataset,
         **options,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,

@@ -16,7 +16,7 @@ from castore.backend import mapping
 from castore.backend.base import Upload
 from castore.blobs import parts, shard
 from castore.blobs.blob import Bytes, Payload, Streamed
-from castore.blobs.parts import Checks, Mark
+from castore.blobs.parts import Checks
 from castore.blobs.shard import rows_per_group
 from castore.canonical import Json
 from castore.errors import BackendError, StoreError
@@ -104,6 +104,7 @@ class RowStream:
         self.payload: Payload | None = None
         self._like = Column.of("", first)
         self._upload = upload
+        self._whole = True
         self._digest = digest.hasher(algorithm)
         self._parts = Checks(parts.PART_NBYTES)
         row_nbytes = max(1, self._like.row_nbytes)
@@ -118,10 +119,12 @@ class RowStream:
         """Write the rows of `batch`."""
         data = arrays.raw(batch)
         self._upload.write(data)
+        self._whole = False
         self._digest.update(data)
         self._parts.update(data)
         self._checks.update(data)
         self.rows += len(batch)
+        self._whole = True
 
     @property
     def temporary(self) -> str | None:
@@ -132,13 +135,12 @@ class RowStream:
         """Leave the rows there when this process goes on without them."""
         self._upload.keep()
 
-    def mark(self) -> Mark:
-        """Remember this moment; whatever is appended later, `parts_at` tells what came before."""
-        return self._parts.mark()
+    def parts_so_far(self) -> NDArray[np.uint64] | None:
+        """Return the checks of the parts (`castore.blobs.parts`) of the rows so far.
 
-    def parts_at(self, mark: Mark) -> NDArray[np.uint64]:
-        """Return the checks of the parts (`castore.blobs.parts`) of what had come by `mark`."""
-        return self._parts.at(mark)
+        None after an `append` that was interrupted: nobody knows what they are of.
+        """
+        return self._parts.so_far() if self._whole else None
 
     def finish(self) -> None:
         """Write what follows the rows; the stream takes no more."""

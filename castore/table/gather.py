@@ -141,7 +141,8 @@ def _are_at(stored: RowIds, positions: _Numbers, row_ids: RowIds) -> bool:
 
 
 def _alike(column: Column, target: AnyArray) -> bool:
-    return (column.dtype, column.shape[1:]) == (arrays.name_of(target.dtype), target.shape[1:])
+    wanted = (arrays.dtype_named(column.dtype), column.shape[1:])
+    return wanted == (target.dtype, target.shape[1:])
 
 
 def _rows_of(array: AnyArray) -> AnyArray:
@@ -244,7 +245,7 @@ class _Gathering:
             found = self._found(places)
         else:
             found = self._copy(source, groups, rows, places)
-        return found == self.checks[first + groups].tolist()
+        return bool(found == self.checks[first + groups].tolist())
 
     def _are_whole(self, groups: _Numbers, rows: _Numbers, nbytes: int) -> bool:
         """Tell whether `rows` are all rows of `groups` in order, in a window of `nbytes`."""

@@ -15,7 +15,7 @@ from castore.identity.rows import RowIds
 from castore.table.draft import Draft, RowStream, SpillingUpload
 from castore.table.tree import Parts, Unstorable, assemble, take_apart
 
-__all__ = ["LEAVES", "Result", "Seals", "Sink", "collect"]
+__all__ = ["LEAVES", "Result", "Seals", "Sink", "collect", "is_only_arrays"]
 
 
 def _numpy_leaf(array: AnyArray) -> AnyArray:
@@ -93,9 +93,13 @@ class Result:
         return {**whole, **{name: stream.rows for name, stream in self.streams.items()}}
 
     def is_aligned(self, rows: int | None) -> bool:
-        """Tell whether it is made of arrays with one row a sample and nothing else."""
-        found = list(self.extents().values())
-        return rows is not None and bool(found) and all(extent == rows for extent in found)
+        """Tell whether it is made of arrays with one row a sample and nothing else.
+
+        A number beside them may be of the whole: a mean, a count.
+        """
+        if rows is None or not is_only_arrays(self.form, ("array", "numbers")):
+            return False
+        return all(extent == rows for extent in self.extents().values())
 
     def draft(self, algorithm: str, row_ids: RowIds | None) -> Draft:
         """Return the entry to be: the columns, and the row ids where rows are aligned."""
@@ -172,7 +176,7 @@ class _Stream:
         except Unstorable as error:
             raise self._refuse(f"batch {number}: {error}") from error
         lengths = {len(array) if array.ndim else None for array in parts.columns.values()}
-        if len(lengths) != 1 or None in lengths or not _only_arrays(parts.form):
+        if len(lengths) != 1 or None in lengths or not is_only_arrays(parts.form):
             raise self._refuse(f"batch {number} is no arrays of rows, equally many in each")
         if self._form is None:
             self._begin(parts)
@@ -196,11 +200,11 @@ class _Stream:
         return ResultError(f"{self._name} cannot be kept: {why}", so_far, partial=True)
 
 
-def _only_arrays(form: Json) -> bool:
-    """Tell whether every leaf of `form` is an array."""
-    if "array" in form:
+def is_only_arrays(form: Json, leaves: tuple[str, ...] = ("array",)) -> bool:
+    """Tell whether every leaf of `form` is an array, or another of `leaves`."""
+    if any(leaf in form for leaf in leaves):
         return True
     if "dict" in form:
-        return all(_only_arrays(item) for _, item in form["dict"])
+        return all(is_only_arrays(item, leaves) for _, item in form["dict"])
     items = form.get("tuple", form.get("list", form.get("named", {}).get("items")))
-    return bool(items) and all(_only_arrays(item) for item in items)
+    return bool(items) and all(is_only_arrays(item, leaves) for item in items)

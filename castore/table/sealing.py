@@ -12,13 +12,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from castore import arrays
 from castore.backend.base import Backend
-from castore.blobs.parts import Mark
 from castore.canonical import Json
 from castore.errors import CommitError, StoreError
 from castore.identity.rows import RowIds
@@ -27,42 +26,30 @@ from castore.table.adoption import orphans
 from castore.table.draft import RowStream
 from castore.table.segment import Segment, Written
 
-__all__ = ["SEAL_NBYTES", "SEAL_SECONDS", "Sealing"]
+__all__ = ["SEAL_SECONDS", "Sealing"]
 
-#: Rows are sealed when as much was written since the last time, in bytes ...
-SEAL_NBYTES = 64 << 20
-#: ... or when as many seconds have passed.
-SEAL_SECONDS = 5.0
+#: Rows are sealed when so many seconds have passed since the last time. It is work that a kill
+#: loses, so it is counted in time, not in bytes: a seal takes up to 4 ms while the disk is busy.
+SEAL_SECONDS = 1.0
 
 _log = logging.getLogger("castore")
 
 
-@dataclass(frozen=True)
-class _Moment:
+class _Moment(NamedTuple):
     """How far the columns were after a batch."""
 
     form: Json
     streams: Mapping[str, RowStream]
     rows: int
-    marks: dict[str, Mark]
-
-    @classmethod
-    def of(cls, form: Json, streams: Mapping[str, RowStream], rows: int) -> _Moment:
-        return cls(form, streams, rows, {name: s.mark() for name, s in streams.items()})
-
-    @property
-    def nbytes(self) -> int:
-        return sum(stream.column("").row_nbytes for stream in self.streams.values()) * self.rows
 
     def columns(self) -> tuple[Written, ...] | None:
-        """Return where the rows are; None where nobody else could find them."""
+        """Return where the rows are; None where that cannot be said, or more came in part."""
         found = []
         for name, stream in self.streams.items():
-            if stream.temporary is None:
+            file, checks, column = stream.temporary, stream.parts_so_far(), stream.column(name)
+            if file is None or checks is None or stream.rows != self.rows:
                 return None
-            column = stream.column(name)
-            sealed = replace(column, shape=(self.rows, *column.shape[1:]))
-            found.append(Written(sealed, stream.temporary, stream.parts_at(self.marks[name])))
+            found.append(Written(column, file, checks))
         return tuple(found)
 
 
@@ -134,18 +121,19 @@ class Sealing:
         if rows > len(self._row_ids):  # then they are not what the row ids say
             self._give_up()
             return
-        self._moment = moment = _Moment.of(form, streams, rows)
-        sealed = sum(w.column.nbytes for w in self._sealed.columns) if self._sealed else 0
-        if (
-            moment.nbytes - sealed >= SEAL_NBYTES
-            or time.monotonic() - self._sealed_at >= SEAL_SECONDS
-        ):
-            self._seal(moment, closed=False)
+        self._moment = _Moment(form, streams, rows)
+        if time.monotonic() - self._sealed_at >= SEAL_SECONDS:
+            segment = self._segment()
+            if segment is None:  # the stream goes on elsewhere
+                self._give_up()
+            else:
+                self._seal(segment)
 
     def close(self) -> None:
-        """Seal the last whole rows; let anybody have them from now on."""
-        if not self._over and self._moment is not None:
-            self._seal(self._moment, closed=True)
+        """Seal what is whole; let anybody have it from now on."""
+        segment = None if self._over else self._segment() or self._sealed
+        if segment is not None:
+            self._seal(replace(segment, closed=True))
         self._over = True
 
     def discard(self) -> None:
@@ -156,36 +144,42 @@ class Sealing:
             with contextlib.suppress(StoreError):
                 self._backend.delete(self._sealed.files)
 
-    def _seal(self, moment: _Moment, *, closed: bool) -> None:
-        columns = moment.columns()
-        if columns is None:
-            self._give_up()
-        elif moment.rows:
-            try:
-                self._write(moment, columns, closed)
-            except StoreError as error:
-                _log.debug("rows are not sealed: %s", error)
-                self._give_up()
-
-    def _write(self, moment: _Moment, columns: tuple[Written, ...], closed: bool) -> None:
-        segment = Segment(
+    def _segment(self) -> Segment | None:
+        """Describe the rows so far; None where that cannot be."""
+        columns = self._moment.columns() if self._moment is not None else None
+        if self._moment is None or columns is None:
+            return None
+        return Segment(
             table=self._table,
             key=self._key,
             nonce=self._nonce,
             owner=Owner.here(),
-            closed=closed,
-            rows=moment.rows,
-            form=moment.form,
+            closed=False,
+            rows=self._moment.rows,
+            form=self._moment.form,
             columns=columns,
             compute_ns=time.perf_counter_ns() - self._begun,
             derivation=self._derivation(),
         )
+
+    def _seal(self, segment: Segment) -> None:
+        """Write what `segment` says, unless it says nothing."""
+        if not segment.rows:
+            return
+        try:
+            self._write(segment)
+        except StoreError as error:
+            _log.debug("rows are not sealed: %s", error)
+            self._give_up()
+
+    def _write(self, segment: Segment) -> None:
         document, row_ids = segment.names
         if self._sealed is None or self._backend.stat(row_ids) is None:
             self._backend.put(row_ids, [arrays.raw(self._row_ids)], durable=False)
         self._backend.put(document, [segment.to_bytes()], durable=False)
-        for stream in moment.streams.values():
-            stream.keep()  # from here on the files go with the segment
+        if self._moment is not None:
+            for stream in self._moment.streams.values():
+                stream.keep()  # from here on the files go with the segment
         self._sealed = segment
         self._sealed_at = time.monotonic()
 

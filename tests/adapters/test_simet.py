@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import multiprocessing
+import os
 import pickle
 import resource
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from castore.blobs import layout
 from castore.errors import CommitError, ConfigError, FingerprintError, ResultError
 
 torch = pytest.importorskip("torch")
@@ -20,6 +25,7 @@ pytest.importorskip("torchvision")
 
 from PIL import Image  # noqa: E402  comes with torchvision
 from torch.utils.data import (  # noqa: E402
+    ConcatDataset,
     DataLoader,
     Dataset,
     Subset,
@@ -239,7 +245,7 @@ def test_each_outcome_is_logged(cache, caplog):
         cache.get_or_compute(over(numbered()), extract, "features", force)
     lines = [(r.levelname, r.getMessage()) for r in caplog.records if r.name == LOGGER]
     assert lines == [
-        ("INFO", "miss: computing features"),
+        ("INFO", "miss: computing features (absent; nothing like it was found)"),
         ("INFO", "hit: features"),
         ("INFO", "forced: computing features"),
     ]
@@ -429,3 +435,295 @@ def test_none_is_a_clear_error(tmp_path):
     for data in (loader, over(Unknown())):
         with pytest.raises(ResultError, match="returned None"):
             FeatureCacheService(tmp_path / "castore").get_or_compute(data, counted, "features")
+
+
+class Measured(functools.partial):
+    """A function that notes how many rows each of its calls returned, apart from its key."""
+
+    rows: tuple[int, ...] = ()
+
+    def __call__(self, *args, **kwargs):
+        """Call, and note."""
+        found = super().__call__(*args, **kwargs)
+        self.rows = (*self.rows, len(found))
+        return found
+
+
+def measured():
+    """Return features of a model whose weights and inputs are whole numbers: exact in any batch."""
+    return Measured(embed, linear())
+
+
+def centred(model, loader):
+    """Return features less their mean, which every row depends on."""
+    found = embed(model, loader)
+    return found - found.mean(0)
+
+
+def values(dataset):
+    """Return the features that `measured` gives, and `extract` over three columns its input."""
+    rows = torch.stack([dataset[i][0] for i in range(len(dataset))])
+    return linear()(rows).detach().numpy()
+
+
+def info_lines(caplog):
+    """List what the adapter said at INFO."""
+    records = [r for r in caplog.records if r.name == LOGGER and r.levelname == "INFO"]
+    return [r.getMessage() for r in records]
+
+
+GROWN = ConcatDataset([numbered(20), numbered(5, start=900)])
+
+
+@pytest.mark.parametrize(
+    ("loader", "missing"),
+    [
+        pytest.param(over(Subset(numbered(20), range(19, -1, -1)), 4), 0, id="permuted"),
+        pytest.param(over(Subset(numbered(20), [3, 17, 4]), 4), 0, id="subset"),
+        pytest.param(over(GROWN, 4), 5, id="grown"),
+        pytest.param(over(GROWN, 4, shuffle=True), 5, id="grown and shuffled"),
+        pytest.param(over(Subset(GROWN, range(10, 23)), 4), 3, id="overlapping"),
+        pytest.param(over(Subset(GROWN, [22, 1, 22, 7]), 4), 1, id="repeated"),
+    ],
+)
+def test_only_missing_rows_are_computed(loader, missing, cache, caplog):
+    """Rows that another request computed are reused once a probe saw that this may be."""
+    cache.get_or_compute(over(numbered(20), 4), measured(), "features")
+    caplog.set_level(logging.INFO, LOGGER)
+    for again in (False, True):
+        before, fn = cache.store.stats(), measured()
+        features = cache.get_or_compute(loader, fn, "features")
+        after = cache.store.stats()
+        assert same_bits(features, values(loader.dataset))
+        computed = after.rows_computed - before.rows_computed
+        assert computed == (0 if again else missing)
+        assert sum(fn.rows) == computed + after.rows_probed - before.rows_probed
+    asked = len(loader.dataset)
+    partial = f"partial hit: features: {missing} of {asked} rows computed, {asked - missing} reused"
+    assert info_lines(caplog) == [partial if missing else "hit: features", "hit: features"]
+
+
+def test_rows_of_other_batch_sizes_are_not_reused(cache):
+    """R2.4: another batch size is a miss though every row is there; `ignore` lets it answer."""
+    for size in (4, 5):
+        fn = measured()
+        cache.get_or_compute(over(numbered(20), size), fn, "features")
+        assert fn.rows == (20,)
+    fn = measured()
+    cache.get_or_compute(over(numbered(20), 6), fn, "features", ignore=("batch_size",))
+    assert fn.rows == ()
+
+
+def test_features_of_the_whole_are_never_put_together(cache, caplog):
+    """Features of which a row depends on the others are computed whole, and told as a miss."""
+    caplog.set_level(logging.INFO, LOGGER)
+    for rows in (20, 25):
+        fn = functools.partial(centred, linear())
+        assert same_bits(
+            cache.get_or_compute(over(numbered(rows), 4), fn, "centred"),
+            fn(over(numbered(rows), 4)),
+        )
+    assert cache.store.stats().partial_hits == 0
+    first, second = info_lines(caplog)
+    assert first == "miss: computing centred (absent; nothing like it was found)"
+    assert second == "miss: computing centred (what is stored cannot be used)"
+
+
+def test_a_miss_names_what_differs(cache, caplog):
+    """The INFO line of a miss says in what the nearest stored result differs."""
+    cache.get_or_compute(over(numbered(), 2), extract, "features")
+    caplog.set_level(logging.INFO, LOGGER)
+    cache.get_or_compute(over(numbered(), 3), extract, "features")
+    cache.get_or_compute(over(numbered(), 2, shuffle=True), extract, "others")
+    batches, suffix = info_lines(caplog)
+    assert batches.startswith("miss: computing features (absent; nearest ")
+    assert batches.endswith("differs in batch_size 2 → 3)")
+    assert suffix.endswith("differs in suffix features → others)")
+
+
+def test_debug_names_the_entries_of_rows(cache, caplog):
+    """At DEBUG a result put together says that it has no entry of its own, and where its rows lie."""
+    cache.get_or_compute(over(numbered(20), 4), measured(), "features")
+    caplog.set_level(logging.DEBUG, LOGGER)
+    cache.get_or_compute(over(numbered(25), 4), measured(), "features")
+    *_, told = [record.getMessage() for record in caplog.records if record.name == LOGGER]
+    counts = {entry.key: entry.rows for entry in cache.store.entries()}
+    assert sorted(counts.values()) == [5, 20]
+    assert "has no entry of its own" in told
+    assert all(f"{rows} in {key}" in told for key, rows in counts.items())
+
+
+def test_how_rows_are_reused_can_be_said(cache):
+    """`rowwise`, `audit` and `materialize` are heeded as the store heeds them."""
+    cache.get_or_compute(over(numbered(20), 4), extract, "features")
+    fn = Measured(extract)
+    cache.get_or_compute(over(numbered(25), 4), fn, "features", rowwise=False)
+    assert fn.rows == (25,)
+    cache.store.delete(cache.store.info(over(numbered(25), 4), extract, "features").key)
+    options = {"rowwise": True, "audit": 1.0, "materialize": True}
+    fn = Measured(extract)
+    found = cache.get_or_compute(over(numbered(25), 4), fn, "features", **options)
+    assert fn.rows == (5, 20)
+    assert same_bits(found, values(numbered(25)))
+    assert cache.store.info(over(numbered(25), 4), extract, "features").rows == 25
+
+
+def test_progress_is_told(cache):
+    """A function given as `progress` hears of the rows that are computed, and of no others."""
+    cache.get_or_compute(over(numbered(20), 4), measured(), "features")
+    heard = []
+    cache.get_or_compute(
+        over(numbered(23), 4), measured(), "features", progress=lambda *rows: heard.append(rows)
+    )
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+
+
+class Gated(functools.partial):
+    """A function that says when it runs and then waits, both apart from its key."""
+
+    arrived: threading.Event
+    go: threading.Event
+
+    def __call__(self, *args, **kwargs):
+        """Say so, wait, and call."""
+        self.arrived.set()
+        assert self.go.wait(60)
+        return super().__call__(*args, **kwargs)
+
+
+def test_nobody_need_wait(cache):
+    """Under `wait=False` one who asks for what another thread is computing computes it too."""
+    gated, counted, loader = Gated(extract), Counted(extract), over(numbered())
+    gated.arrived, gated.go = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(cache.get_or_compute, loader, gated, "features")
+        assert gated.arrived.wait(60)
+        second = cache.get_or_compute(loader, counted, "features", wait=False)
+        gated.go.set()
+        assert same_bits(first.result(), second)
+    assert counted.calls == 1
+
+
+def test_threads_compute_once(cache, caplog):
+    """D18: of sixteen threads that ask at once one computes; each has its own line in the log."""
+    caplog.set_level(logging.INFO, LOGGER)
+    counted, start = Counted(extract), threading.Barrier(16)
+
+    def ask(_):
+        start.wait()
+        return cache.get_or_compute(over(numbered()), counted, "features")
+
+    with ThreadPoolExecutor(16) as pool:
+        for found in pool.map(ask, range(16)):
+            assert same_bits(found, values(numbered()))
+    assert counted.calls == 1
+    kinds = sorted(line.partition(":")[0] for line in info_lines(caplog))
+    assert kinds == ["hit"] * 15 + ["miss"]
+
+
+def test_threads_are_told_apart_in_the_log(cache, caplog):
+    """Partial hits of several threads at once are logged with the rows of each."""
+    for n in range(8):
+        cache.get_or_compute(over(numbered(20), 4), measured(), f"features {n}")
+    caplog.set_level(logging.INFO, LOGGER)
+    start = threading.Barrier(8)
+
+    def ask(n):
+        start.wait()
+        return cache.get_or_compute(over(numbered(21 + n), 4), measured(), f"features {n}")
+
+    with ThreadPoolExecutor(8) as pool:
+        for n, found in enumerate(pool.map(ask, range(8))):
+            assert same_bits(found, values(numbered(21 + n)))
+    assert sorted(info_lines(caplog)) == [
+        f"partial hit: features {n}: {1 + n} of {21 + n} rows computed, 20 reused" for n in range(8)
+    ]
+
+
+def ask_in_child(cache, start, queue, dataset):
+    """Ask once, with the others; tell whether the answer is right and how many rows were run."""
+    start.wait()
+    found = cache.get_or_compute(over(dataset, 4), measured(), "features")
+    queue.put((same_bits(found, values(dataset)), cache.store.stats().rows_computed))
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"),
+    [
+        pytest.param([], [range(40)] * 6, id="one key"),
+        pytest.param(range(20), [range(40)] * 6, id="one key, partly stored"),
+        pytest.param(range(20), [range(n, 25 + 3 * n) for n in range(6)], id="overlapping"),
+    ],
+)
+def test_processes_compute_each_row_once(stored, asked, tmp_path):
+    """Of processes that ask at once for the same rows, one computes each row."""
+    folder, data, context = tmp_path / "cache", numbered(40), multiprocessing.get_context("fork")
+    cache = FeatureCacheService(folder)
+    if stored:
+        fresh = FeatureCacheService(folder)
+        fresh.get_or_compute(over(Subset(data, stored), 4), measured(), "features")
+        fresh.get_or_compute(over(Subset(data, stored[::-1]), 4), measured(), "features")  # probes
+    start, queue = context.Barrier(len(asked)), context.SimpleQueue()
+    children = [
+        context.Process(target=ask_in_child, args=(cache, start, queue, Subset(data, rows)))
+        for rows in asked
+    ]
+    for child in children:
+        child.start()
+    answers = [queue.get() for _ in children]
+    for child in children:
+        child.join()
+    assert all(right for right, _ in answers)
+    missing = set().union(*asked) - set(stored)
+    assert sum(computed for _, computed in answers) == len(missing)
+
+
+def spoil_state(cache, _table, _key, monkeypatch):
+    """Have a file stand where this machine's state folder would be made."""
+    place = Path(cache.store.url.removeprefix("file://")).parent / "state"
+    place.write_text("no folder")
+    monkeypatch.setenv("XDG_STATE_HOME", str(place))
+
+
+def spoil_index(_cache, _table, _key, _monkeypatch):
+    """Write over every file of this machine's state folder."""
+    spoiled = files(Path(os.environ["XDG_STATE_HOME"]) / "castore")
+    assert spoiled
+    for path in spoiled:
+        path.write_bytes(b"\xff" * 200)
+
+
+def spoil_leases(cache, _table, _key, _monkeypatch):
+    """Have a file stand where leases are."""
+    leases = Path(cache.store.url.removeprefix("file://")) / "leases"
+    shutil.rmtree(leases, ignore_errors=True)
+    leases.write_text("no folder")
+
+
+def spoil_lease(cache, _table, key, _monkeypatch):
+    """Have a lease of nobody stand for the key."""
+    lease = Path(cache.store.url.removeprefix("file://")) / "leases" / key / "0"
+    lease.parent.mkdir(parents=True)
+    lease.write_text("")
+
+
+def spoil_verdict(cache, table, _key, _monkeypatch):
+    """Have a file stand where what a probe found would be kept."""
+    place = Path(cache.store.url.removeprefix("file://")) / layout.verdict(table, "0" * 32)
+    place.parent.write_text("no folder")
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_state, spoil_index, spoil_leases, spoil_lease, spoil_verdict]
+)
+def test_trouble_beside_the_entries_breaks_nothing(spoil, cache, monkeypatch):
+    """Whatever is wrong with leases, claims, index or verdicts, the right features come back."""
+    grown = over(numbered(25), 4)
+    cache.get_or_compute(over(numbered(20), 4), measured(), "features")
+    why = cache.store.explain(grown, measured(), "features", compare=("batch_size",))
+    assert why.kind == "partial"
+    spoil(cache, why.table, why.key, monkeypatch)
+    again = pickle.loads(pickle.dumps(cache))
+    for service in (cache, again, cache):
+        found = service.get_or_compute(grown, measured(), "features", wait=5)
+        assert same_bits(found, values(numbered(25)))

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from harness import Case, Options, interleave
 from results import Group, Section, against
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import castore
 from castore.backend.local import LocalBackend
@@ -37,7 +39,7 @@ _STATE = "XDG_STATE_HOME"
 def measure(options: Options) -> Section:
     """Time look-ups in a row index and gathers from an entry."""
     with _state(options.scratch / "state"):
-        groups = [_look_ups(options), *_gathers(options)]
+        groups = [_look_ups(options), *_gathers(options), _partial_hits(options)]
     note = (
         "Names are vouched integers. A gather opens the entry, compares row ids, checks every byte "
         "it copies and copies into fresh memory, as numpy's does."
@@ -46,7 +48,11 @@ def measure(options: Options) -> Section:
 
 
 def partial_hit(
-    store: castore.Store, loader: Any, fn: Callable[[Any], Any], options: Options
+    store: castore.Store,
+    loader: Any,
+    fn: Callable[[Any], Any],
+    options: Options,
+    **identity: Any,
 ) -> Group:
     """Time a request of which all rows but one come from one entry, as often as it is repeated.
 
@@ -56,13 +62,17 @@ def partial_hit(
     Parameters
     ----------
     store : Store
-        With an entry of all rows of `loader` but one.
+        With an entry ``"partial"`` of all rows of `loader` but one.
     loader : DataLoader
         Over the rows that are asked for.
     fn : callable
         A row-wise function that returns one array.
+    options : Options
+        How often to measure.
+    **identity
+        What says which rows these are: ``dataset_id=`` and the like.
     """
-    ask = partial(store.get_or_compute, loader, fn, "partial", rowwise=True)
+    ask = partial(store.get_or_compute, loader, fn, "partial", rowwise=True, **identity)
     matrix = np.array(ask())
     picks = np.arange(len(matrix))
     cases = [Case("castore", ask), Case(_MEMORY, partial(matrix.__getitem__, picks))]
@@ -130,6 +140,24 @@ def _gathers(options: Options) -> Iterator[Group]:
         title = f"{rows - 1:,} of {rows:,} rows of {width:,} float32, {order}"
         yield against(title, samples, _GOALS, better="lower")
     shutil.rmtree(place)
+
+
+def _partial_hits(options: Options) -> Group:
+    rows = 500 if options.quick else 5000
+    place = options.scratch / "partial"
+    samples = TensorDataset(torch.arange(rows, dtype=torch.float32)[:, None])
+    most = Subset(samples, np.delete(np.arange(rows), rows // 2).tolist())
+    weights = torch.rand(1, 2048)
+
+    def extract(loader: Any) -> torch.Tensor:
+        return torch.cat([batch @ weights for (batch,) in loader])
+
+    store = castore.open(place)
+    named = {"dataset_id": "bench@1", "model": None}
+    store.put(DataLoader(most, 100), extract(DataLoader(most, 100)), "partial", fn=extract, **named)
+    group = partial_hit(store, DataLoader(samples, 100), extract, options, **named)
+    shutil.rmtree(place)
+    return group
 
 
 def _gather(backend: LocalBackend, picks: np.ndarray, row_ids: RowIds) -> object:

@@ -85,14 +85,14 @@ def test_nothing_is_no_step():
     later=st.binary(max_size=40),
     step=st.integers(1, 16),
 )
-def test_a_moment_can_be_told_later(pieces, later, step):
-    """Checks as of a mark are those of what had come by then, whatever came after."""
-    checks, before = Checks(step), Checks(step)
+def test_checks_so_far_are_of_what_came(pieces, later, step):
+    """At any time the checks are those of what has come, and more may come."""
+    checks, same = Checks(step), Checks(step)
     for piece in pieces:
         checks.update(piece)
-        before.update(piece)
-    mark = checks.mark()
-    assert np.array_equal(checks.at(mark), before.finish())
+        same.update(piece)
+    assert np.array_equal(checks.so_far(), same.finish())
     checks.update(later)
-    checks.finish()
-    assert np.array_equal(checks.at(mark), before.finish())
+    whole = Checks(step)
+    whole.update(b"".join(pieces) + later)
+    assert np.array_equal(checks.finish(), whole.finish())

@@ -6,6 +6,7 @@ The code under test is the real one. What stands in is time, who a process is, a
 
 from __future__ import annotations
 
+import random
 import threading
 import uuid
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from castore.once import heartbeat, observer
 from castore.once.owner import Owner
 
 _MOST_STEPS = 20_000
-_LATE = 150  # steps: others finish meanwhile
+_LATE = heartbeat.TTL / 2
 _STALL = heartbeat.TTL + heartbeat.RENEW + 1
 
 
@@ -30,7 +31,7 @@ class Process:
         self.owner = Owner("host", "boot", "pid:[1]", 1000 + number, 7)
         self.number = number
         self.wake = self.stalled = 0.0
-        self.late = 0
+        self.late = -1.0
         self.killed = self.finished = False
         self.error = None
         self.go = threading.Semaphore(0)
@@ -66,6 +67,7 @@ class World:
         self._timers = []
         patch.setattr(heartbeat, "clock", self)
         patch.setattr(memory, "time", SimpleNamespace(time=lambda: self.time))
+        patch.setattr(observer, "_jitter", random.Random(0))
         patch.setattr(observer, "_FIRST_PAUSE", 5.0)  # fewer steps until something happens
         patch.setattr(observer, "_LONGEST_NEAR", 15.0)
         patch.setattr(Owner, "here", classmethod(lambda _: self._me().owner))
@@ -83,15 +85,15 @@ class World:
         schedule : list of int
             Which of those that can go on is next, for as many steps as it is long.
         events : list of (int, str, int)
-            At which step to "kill" or "stall" which process, or to make it "late": others go
-            on before it for a while, and no time passes for it.
+            At which step to "kill" or "stall" which process, or to make it "late": for less
+            time than a file lives all others go on before it.
         """
         try:
             for step in range(_MOST_STEPS):
                 for when, what, number in events:
                     if when == step:
-                        self._happen(step, what, number)
-                if not self._step(step, schedule[step] if step < len(schedule) else step):
+                        self._happen(what, number)
+                if not self._step(schedule[step] if step < len(schedule) else step):
                     break
             else:
                 raise AssertionError("nobody gets on")
@@ -133,22 +135,23 @@ class World:
     def _is_gone(self, owner):
         return self.processes[owner.pid - 1000].killed
 
-    def _happen(self, step, what, number):
+    def _happen(self, what, number):
         process = self.processes[number % len(self.processes)]
         if process.finished or process.killed:
             return
         if what == "kill":
             process.killed = True
         elif what == "late":
-            process.late = step + _LATE
+            if process.late < 0:  # once: twice would be a stall
+                process.late = self.time + _LATE
         else:
             process.stalled = process.wake = max(process.wake, self.time + _STALL)
 
-    def _step(self, step, choice):
+    def _step(self, choice):
         going = [p for p in self.processes if not p.finished and not p.killed]
         if not going:
             return False
-        prompt = [p for p in going if p.late <= step] or going
+        prompt = [p for p in going if p.late <= self.time] or going
         ready = [p for p in prompt if p.wake <= self.time]
         if not ready:
             self._advance(min(p.wake for p in prompt) - self.time)

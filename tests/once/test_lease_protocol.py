@@ -11,6 +11,8 @@ from castore.once.lease import TTL, Lease, acquire, collect
 KEY = "0123456789abcdef" * 2
 ENTRY = "entry"
 
+# Shorter than others can be late, and longer than a file lives that is not renewed.
+durations = st.sampled_from([5.0, TTL + 50.0])
 schedules = st.lists(st.integers(0, 11), max_size=120)
 
 
@@ -22,9 +24,10 @@ def happening(what, who, most):
 class Requests:
     """Requesters of one key; what each of them computed."""
 
-    def __init__(self, world, raising):
+    def __init__(self, world, seconds, raising=()):
         self.world = world
         self.raising = raising
+        self.seconds = seconds
         self.computations = self.raised = self.most_at_once = 0
         self.computing = set()
         self.without = []
@@ -45,13 +48,13 @@ class Requests:
             self.compute(process)
 
     def compute(self, process):
-        """Compute for longer than an unrenewed lease lives, then fail or commit."""
+        """Compute for so many seconds, then fail or commit."""
         self.computations += 1
         self.computing.add(process)
         at_once = [p for p in self.computing if not p.killed]
         self.most_at_once = max(self.most_at_once, len(at_once))
         try:
-            self.world.pause(TTL + 50.0)
+            self.world.pause(self.seconds)
             if process.number in self.raising:
                 self.raised += 1
                 return
@@ -68,9 +71,10 @@ class Requests:
     stalls=happening("stall", st.integers(0, 3), 1),
     lates=happening("late", st.integers(0, 4), 2),
     raising=st.sets(st.integers(0, 3), max_size=1),
+    seconds=durations,
 )
 def test_one_computation_and_one_more_for_each_mishap(
-    simulation, collectors, schedule, kills, stalls, lates, raising
+    simulation, collectors, schedule, kills, stalls, lates, raising, seconds
 ):
     """Four requesters compute once, and once more at most for each death, stall or exception.
 
@@ -79,7 +83,7 @@ def test_one_computation_and_one_more_for_each_mishap(
     """
     with pytest.MonkeyPatch.context() as patch:
         world = simulation.World(patch)
-        requests = Requests(world, raising)
+        requests = Requests(world, seconds, raising)
         for _ in range(4):
             world.start(requests.ask)
         for _ in range(collectors):
@@ -108,7 +112,7 @@ def test_collecting_does_not_let_two_in(simulation, schedule, kill, lates):
     """Beside collectors that live, a death costs one more computation, and none at once."""
     with pytest.MonkeyPatch.context() as patch:
         world = simulation.World(patch)
-        requests = Requests(world, set())
+        requests = Requests(world, 10.0)
         for _ in range(3):
             world.start(requests.ask)
         for _ in range(2):

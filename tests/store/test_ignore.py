@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -134,3 +136,25 @@ def test_an_entry_that_is_not_what_its_key_says_answers_nobody():
     assert not request.answers(other.derivation, request.key)
     for forged in (None, [], {**other.derivation, "rows": [6, "0" * 32]}):
         assert not request.answers(forged, other.key)
+
+
+def test_true_is_not_one_in_a_variant(tmp_path):
+    """A part of the variant that is True does not answer where 1 is asked for."""
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.arange(6.0))
+
+    def named(samples, k):
+        return [str(k)] * len(samples)
+
+    def lists(loader):
+        return [text for batch in loader for text in batch]
+
+    store = castore.open(tmp_path)
+    found = [
+        store.get_or_compute(
+            torch.utils.data.DataLoader(data, batch_size=size, collate_fn=partial(named, k=k)),
+            lists, "names", model=None, ignore=("batch_size",),
+        )[0]
+        for size, k in ((2, True), (3, 1))
+    ]  # fmt: skip
+    assert found == ["True", "1"]

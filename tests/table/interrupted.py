@@ -1,14 +1,15 @@
 """Streams that end before their last row; as a script, in processes that are killed.
 
 Standard input of the script: one JSON object a line, the keyword arguments of `run`. Each runs in
-a child of its own, which kills itself after `stop` batches; the answer is its wait status.
-With an argument the script is such a child itself: it says "sealed" where it would kill itself,
-and waits for somebody else to do so.
+a child of its own, which kills itself after its last batch; the answer is its wait status. With
+an argument the script is such a child itself: it says "sealed" where it would kill itself, and
+waits for somebody else to do so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -56,6 +57,18 @@ def batches(columns, sizes, at_end=lambda: None):
     at_end()
 
 
+def sealed_after(yielded, seals):
+    """Yield the same, and have the batches numbered in `seals` sealed at once, others never."""
+    numbers = itertools.count()
+    while True:
+        sealing.SEAL_SECONDS = 0.0 if next(numbers) in seals else float("inf")
+        try:
+            batch = next(yielded)
+        except StopIteration:
+            return
+        yield batch
+
+
 def compute(backend, yielded, count, publish=True, on_rows=lambda _: None):
     """Stream `yielded` as rows of `count` samples, and publish them."""
     row_ids, documents = identified(count)
@@ -73,12 +86,11 @@ def compute(backend, yielded, count, publish=True, on_rows=lambda _: None):
             writer.publish(result.draft(writer.algorithm, row_ids), header)
 
 
-def run(root, *, count, sizes, columns, nbytes, end, part=parts.PART_NBYTES):
-    """Stream `columns`, given as [dtype, shape], sealed every `nbytes`; end as told."""
+def run(root, *, count, sizes, columns, seals, end, part=parts.PART_NBYTES):
+    """Stream `columns`, given as [dtype, shape]; seal after the batches `seals`; end as told."""
     parts.PART_NBYTES = part
-    sealing.SEAL_NBYTES, sealing.SEAL_SECONDS = nbytes, float("inf")
     arrays = {f"c{i}": rows(count, d, tuple(s)) for i, (d, s) in enumerate(columns)}
-    compute(LocalBackend(Path(root)), batches(arrays, sizes, end), count)
+    compute(LocalBackend(Path(root)), sealed_after(batches(arrays, sizes, end), seals), count)
 
 
 def die():

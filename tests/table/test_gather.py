@@ -291,7 +291,7 @@ def test_other_rows_than_asked_for_are_damage(backend, positions, names, large):
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4,), (4, 2, 1), (4, 4)])
-@pytest.mark.parametrize("dtype", ["<f4", "<i4", "<f2", "<f8"])
+@pytest.mark.parametrize("dtype", ["<f4", "<i4", "<f2", "<f8", ">f8"])
 def test_rows_of_another_kind_are_damage(backend, shape, dtype):
     """Where dtype or row shape is not the entry's, though bytes may fit, nothing is served."""
     entry = commit(backend, {"x": random((4, 2), "<f8")})
@@ -304,7 +304,7 @@ def test_rows_of_another_kind_are_damage(backend, shape, dtype):
 @pytest.mark.parametrize("part", ["blob", "row ids", "checks"])
 @pytest.mark.parametrize("change", ["missing", "cut", "zeros"])
 def test_what_a_gather_needs_may_be_gone(backend, part, change):
-    """Rows, row ids or checks that are missing, short or changed are damage."""
+    """Rows, row ids or checks that are missing, short or changed are damage, of that blob."""
     stored = random((9000, 20))
     entry = apart(backend, commit(backend, {"x": stored}), "_checks/x/c/0")
     into = allocate(entry.schema, 1)
@@ -316,7 +316,7 @@ def test_what_a_gather_needs_may_be_gone(backend, part, change):
         backend.delete([name])
     else:
         backend.put(name, [bytes(length - (change == "cut"))])
-    with pytest.raises(DamagedError):
+    with pytest.raises(DamagedError, match=name):
         gather(entry, whole([5]), ids([5]), into, whole([0]))
 
 

@@ -207,6 +207,7 @@ def test_an_unchanged_table_costs_a_listing(backend):
         commit(
             backend, KEYS[number], range(number, number + 5), host="here" if number else "strange"
         )
+    commit(backend, KEYS[4], [50], aligned=False)
     RowIndex(backend, KIN).refresh()
     counting = Counting(backend)
     index = RowIndex(counting, KIN)

@@ -31,7 +31,7 @@ def backend(tmp_path):
 @pytest.fixture
 def always(monkeypatch):
     """Rows are sealed after every batch."""
-    monkeypatch.setattr(sealing, "SEAL_NBYTES", 0)
+    monkeypatch.setattr(sealing, "SEAL_SECONDS", 0.0)
 
 
 def left(backend):
@@ -65,37 +65,38 @@ def streamed(backend, made):
         yield {n: RowStream(made[n], upload, "xxh3-128") for n, upload in uploads.items()}
 
 
-def test_rows_are_sealed_by_bytes(interrupted, backend, monkeypatch):
-    """Rows are sealed when as much was written as there should be, in all columns together."""
-    made, seen = columns(interrupted), []
-    monkeypatch.setattr(sealing, "SEAL_NBYTES", 280)  # ten rows of 28 bytes
-    yielded = interrupted.batches(made, [4, 5, 1, 9, 21])
-
-    def look(_):
-        seen.append([segment.rows for segment in documents(interrupted, backend)])
-
-    interrupted.compute(backend, yielded, COUNT, on_rows=look)
-    assert seen == [[], [], [10], [10], [40]]
-
-
-def test_rows_are_sealed_by_time(interrupted, backend, monkeypatch):
-    """Rows are sealed when enough time has passed, however few they are."""
-    monkeypatch.setattr(sealing, "SEAL_SECONDS", 0.0)
+@pytest.mark.usefixtures("always")
+def test_rows_are_sealed_as_they_come(interrupted, backend):
+    """When it is time rows are sealed, however few, by a process that says who it is."""
     seen = []
 
     def look(count):
         (segment,) = documents(interrupted, backend)
         seen.append((count, segment.rows, segment.closed, segment.owner))
 
-    interrupted.compute(
-        backend, interrupted.batches(columns(interrupted), [1, 39]), COUNT, on_rows=look
-    )
+    yielded = interrupted.batches(columns(interrupted), [1, 39])
+    interrupted.compute(backend, yielded, COUNT, on_rows=look)
     assert seen == [(1, 1, False, Owner.here()), (40, 40, False, Owner.here())]
 
 
-def test_small_streams_seal_nothing(interrupted, backend):
-    """A stream that is quick and small costs no seal."""
+def test_rows_are_sealed_when_it_is_time(interrupted, backend, monkeypatch):
+    """Between two seals rows come without one."""
     seen = []
+    monkeypatch.setattr(sealing, "SEAL_SECONDS", float("inf"))  # put back when the test ends
+    yielded = interrupted.batches(columns(interrupted), [4, 6, 9, 21])
+    interrupted.compute(
+        backend,
+        interrupted.sealed_after(yielded, {1}),
+        COUNT,
+        on_rows=lambda _: seen.append([s.rows for s in documents(interrupted, backend)]),
+    )
+    assert seen == [[], [10], [10], [10]]
+
+
+def test_quick_streams_seal_nothing(interrupted, backend, monkeypatch):
+    """A stream that ends before it is time for a seal costs none."""
+    seen = []
+    monkeypatch.setattr(sealing, "SEAL_SECONDS", float("inf"))
     yielded = interrupted.batches(columns(interrupted), [20, 20])
     interrupted.compute(
         backend, yielded, COUNT, on_rows=lambda _: seen.extend(backend.list("segments/"))
@@ -120,8 +121,8 @@ def test_a_stream_that_ends_well_leaves_nothing(publish, interrupted, backend):
 @pytest.fixture(params=["sealed before", "never sealed before"])
 def ever(request, monkeypatch):
     """Rows are sealed after every batch, or not before the end."""
-    nbytes = 0 if request.param == "sealed before" else 1 << 30
-    monkeypatch.setattr(sealing, "SEAL_NBYTES", nbytes)
+    seconds = 0.0 if request.param == "sealed before" else float("inf")
+    monkeypatch.setattr(sealing, "SEAL_SECONDS", seconds)
 
 
 @pytest.mark.usefixtures("ever")
@@ -224,8 +225,10 @@ def test_rows_that_could_not_be_published_stay(error, kept, interrupted, backend
     assert bool(left(backend)) == bool(kept)
 
 
-def test_only_whole_rows_are_sealed(interrupted, backend):
-    """A batch that reached one column of two, or half of one, is not among what is sealed."""
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("half", ["a column of two", "a row", "a check"])
+def test_only_whole_rows_are_sealed(half, interrupted, backend):
+    """A batch that did not reach every column whole is not among what is sealed."""
     row_ids, found = interrupted.identified(COUNT)
     made = columns(interrupted)
     key = identify("key", found["entry"])
@@ -234,10 +237,17 @@ def test_only_whole_rows_are_sealed(interrupted, backend):
         for name, stream in streams.items():
             stream.append(made[name][:5])
         seals.saw(FORM, streams, 5)
-        streams["x"].append(made["x"][5:9])
-        streams["y"]._upload.write(b"half")
+        if half == "a column of two":
+            streams["x"].append(made["x"][5:9])
+        elif half == "a row":
+            streams["x"]._upload.write(b"half")
+        else:
+            streams["x"]._digest = None
+            with pytest.raises(AttributeError):
+                streams["x"].append(made["x"][5:9])
         seals.close()
     (orphan,) = orphans(backend, interrupted.TABLE)
+    assert orphan.segment.closed
     rescued = orphan.rescue()
     assert len(rescued.row_ids) == 5
     for name, rows in rescued.take(np.arange(5)).items():
