@@ -33,7 +33,7 @@ class Stats:
     rows_computed : int
         Rows that these runs made.
     rows_reused : int
-        Rows that partial hits took from other requests' entries.
+        Rows taken from the entries of other requests.
     rows_mended : int
         Rows computed again because what was stored of them was missing or damaged.
     rows_probed, rows_audited : int

@@ -9,6 +9,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from castore import tally
+
 # Shared machines pause; how long an example takes says nothing about whether it is right.
 hypothesis.settings.register_profile("castore", deadline=None)
 hypothesis.settings.load_profile("castore")
@@ -51,3 +53,4 @@ def no_user_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             patch.setenv(name, str(home))
         patch.setenv("NO_COLOR", "1")
         yield
+        tally.flush()  # while HOME is not the user's

@@ -33,6 +33,7 @@ __all__ = [
     "ObjectInfo",
     "OpenPrivate",
     "Put",
+    "Room",
     "Staged",
     "Upload",
 ]
@@ -93,6 +94,17 @@ class OpenPrivate(Protocol):
         -------
         ndarray or None
             None if there is no such object or it has another length.
+        """
+
+
+class Room(Protocol):
+    """Give memory for results."""
+
+    def room(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return writable memory of `nbytes` bytes, filled with anything, for this process alone.
+
+        Much of it lies in a nameless file beside the objects, so that a result may be larger
+        than the machine's memory.
         """
 
 
@@ -172,7 +184,7 @@ class Staged(Upload, Protocol):
         """Give what was written its name unless that exists, as `Create.create` would."""
 
 
-class Backend(Get, OpenPrivate, Put, Create, List, Delete, Now, Protocol):
+class Backend(Get, OpenPrivate, Room, Put, Create, List, Delete, Now, Protocol):
     """Everything a store needs of its place."""
 
     url: str

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["LocalBackend"]
 
 _TEMPORARY = "tmp"
+#: Bytes of a result above which it need not fit into memory.
+_MUCH = 1 << 30
 _TRIES = 50  # at a name whose folder others remove
 _WRITING = {"write", "write in", "sync", "delete"}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -101,6 +103,18 @@ class LocalBackend:
                 return mapping.open_private(path, length, copy=copy or not self.is_own())
             except _ABSENT:
                 return None
+
+    def _is_mapped(self) -> bool:
+        if self._mapped is None:
+            self._mapped = mapping.is_safe(self._root)
+        return self._mapped
+
+    def room(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return `nbytes` bytes of memory; of a nameless file where that is much."""
+        if nbytes < _MUCH or not self._is_mapped():
+            return np.empty(nbytes, np.uint8)
+        with self.upload() as upload, _SystemErrors("write in", self._root):
+            return upload.room(nbytes)
 
     def put(self, name: str, pieces: Sequence[Buffer], *, durable: bool = True) -> None:
         """Write `pieces` as `name` by way of a temporary file and ``rename``."""
@@ -279,6 +293,11 @@ class LocalUpload:
     def finish_new(self, name: str, *, durable: bool = True) -> bool:
         """Sync the file, link it to `name`, and sync the folder; return False if that exists."""
         return self._finish(name, _link, durable)
+
+    def room(self, nbytes: int) -> NDArray[np.uint8]:
+        """Make the file `nbytes` long and return it as memory that is written back to it."""
+        os.posix_fallocate(self._file.fileno(), 0, nbytes)  # a full disk fails here, not later
+        return mapping.shared(self._file.fileno(), nbytes)
 
     def contents(self, length: int) -> NDArray[np.uint8]:
         """Return the first `length` bytes written, as a private writable array."""

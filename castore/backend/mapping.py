@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["is_safe", "open_private", "private", "read"]
+__all__ = ["is_safe", "open_private", "private", "read", "shared"]
 
 #: Python names it from 3.13 on; the value is that of asm-generic/mman-common.h.
 _NORESERVE = 0x4000 if sys.platform.startswith("linux") else 0
@@ -93,6 +93,12 @@ def private(descriptor: int, length: int) -> NDArray[np.uint8]:
         return np.empty(0, np.uint8)
     flags = mmap.MAP_PRIVATE | _NORESERVE
     mapped = mmap.mmap(descriptor, length, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    return np.frombuffer(mapped, np.uint8)
+
+
+def shared(descriptor: int, length: int) -> NDArray[np.uint8]:
+    """Map the first `length` bytes of an open file; writes go to the file, in the system's time."""
+    mapped = mmap.mmap(descriptor, length, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     return np.frombuffer(mapped, np.uint8)
 
 

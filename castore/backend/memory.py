@@ -59,6 +59,10 @@ class MemoryBackend:
             return None
         return np.frombuffer(bytearray(data), np.uint8)
 
+    def room(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return `nbytes` bytes of memory."""
+        return np.empty(nbytes, np.uint8)
+
     def put(
         self,
         name: str,

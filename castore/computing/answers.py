@@ -74,8 +74,9 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
-        if not isinstance(self.rowwise, bool) and self.rowwise != "auto":
-            msg = f"rowwise={self.rowwise!r}: choose True, False or 'auto'"
+        asked: object = self.rowwise
+        if not isinstance(asked, bool) and asked != "auto":
+            msg = f"rowwise={asked!r}: choose True, False or 'auto'"
             raise ConfigError(msg)
         if not _is_number(self.audit) or not 0 <= self.audit <= 1:
             msg = f"audit={self.audit!r}: give the share of reused rows to compute again, 0 to 1"
@@ -83,8 +84,9 @@ class Options:
         if not isinstance(self.wait, bool) and not (_is_number(self.wait) and self.wait >= 0):
             msg = f"wait={self.wait!r}: give True, False or a number of seconds"
             raise ConfigError(msg)
-        if not isinstance(self.compare, (list, tuple)) or not set(self.compare) <= set(LOOSE):
-            msg = f"compare={self.compare!r}: give () or {LOOSE!r}"
+        known: object = self.compare
+        if not isinstance(known, (list, tuple)) or not set(known) <= set(LOOSE):
+            msg = f"compare={known!r}: give () or {LOOSE!r}"
             raise ConfigError(msg)
         if self.returns not in LEAVES:
             msg = f"returns={self.returns!r}: choose {' or '.join(LEAVES)}"

@@ -257,6 +257,8 @@ class Partly:
             self.rows.fill(mine, outcome.result.form, outcome.columns())
             self._recorder.add("computations")
             self._recorder.add("rows_computed", len(mine))
+            if self.rows.damaged:
+                self._recorder.add("rows_mended", self.rows.damaged)
             self._recorder.add("compute_ns", outcome.elapsed)
             self._computed += len(mine)
             if self.whole.writer is not None:
@@ -265,7 +267,7 @@ class Partly:
     def _publish(self, writer: Writer, some: Request, outcome: Outcome) -> None:
         try:
             self._publisher.commit(
-                writer, some, outcome.result, outcome.elapsed, force=self.rows.damaged
+                writer, some, outcome.result, outcome.elapsed, force=self.rows.damaged > 0
             )
         except StoreError as error:
             self._trouble = error

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from dataclasses import dataclass
 
+from castore import tally
 from castore.backend.base import Backend, Upload
 from castore.computing.notices import Notices
 from castore.errors import StoreError
@@ -115,6 +116,7 @@ class Publisher:
         commit = writer.publish(result.draft(writer.algorithm, row_ids), header, force=force)
         self.notices.recorder.add("commits")
         self.notices.recorder.add("bytes_stored", commit.stored)
+        tally.flush()  # a job that is cancelled runs no handlers at exit
         return commit
 
 

@@ -78,7 +78,7 @@ def _publish_without(
 ) -> None:
     positions = np.flatnonzero(kept)
     left = row_ids[positions]
-    into = allocate(entry.schema, len(positions))
+    into = allocate(entry.schema, len(positions), writer.backend.room)
     try:
         gather(entry, positions, left, into, np.arange(len(positions)))
     except DamagedError:  # then there is nothing to keep

@@ -72,7 +72,7 @@ class Rows:
         self.ids: RowIds = request.row_ids
         self.schema: Schema | None = None
         self.taken: list[tuple[Entry, Lent]] = []
-        self.damaged = False
+        self.damaged = 0
         self._finder = finder
         self.kin = kin
         self._index = finder.index(kin)
@@ -137,13 +137,13 @@ class Rows:
             self._finder.forget()
             self.refresh()
             failed = self._gather()
-        for key, error in failed.items():
+        for key, (places, error) in failed.items():
             _log.warning("%s: %s; computing its rows again", self.request.function.name, error)
-            self.damaged = True
+            self.damaged += len(places)
             self._distrusted.add(key)
 
-    def _gather(self) -> dict[str, DamagedError]:
-        """Copy what is not here yet; return the entries that failed, by key."""
+    def _gather(self) -> dict[str, tuple[Indices, DamagedError]]:
+        """Copy what is not here yet; return what failed, by key of the entry."""
         if not (~self._here & (self._entries >= 0)).any():
             return {}
         self._fit(self._lenders[0].schema)
@@ -153,7 +153,7 @@ class Rows:
                 self._take(self._open(key), places)
             except DamagedError as error:
                 self._entries[places] = -1
-                failed[key] = error
+                failed[key] = places, error
         return failed
 
     def lenders(self) -> Iterator[tuple[str, Indices]]:
@@ -252,7 +252,7 @@ class Rows:
     def _fit(self, schema: Schema) -> None:
         if self.schema is None:
             self.schema = schema
-            self._into = allocate(schema, len(self.ids))
+            self._into = allocate(schema, len(self.ids), self._finder.backend.room)
         elif schema != self.schema:
             msg = f"rows of one table are {self.schema} here and {schema} there"
             raise OtherShape(msg)

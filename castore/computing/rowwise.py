@@ -69,6 +69,8 @@ def obstacle(request: Request, options: Options) -> str:
     """Say why rows are not reused whatever the function does; nothing where they may be."""
     if request.row_ids is None or request.plan is None:
         return "the result belongs to no list of rows"
+    if not request.rows:
+        return "there are no rows"
     if options.compare and request.plan.batches is not None:
         return "batches of a batch sampler of one's own are not found again"
     if options.rowwise is False:

@@ -83,6 +83,8 @@ class Whole:
             self._recorder.add("computations")
             self._recorder.add("compute_ns", outcome.elapsed)
             self._recorder.add("rows_computed", request.rows or 0)
+            if miss.reason == "damaged":
+                self._recorder.add("rows_mended", request.rows or 0)
             value = self._value(outcome)
             try:
                 check_rows(outcome.result, request, self.options.rowwise)

@@ -2,7 +2,7 @@
 
 Requests whose missing rows overlap share them: each lists its own in a numbered file, one
 above the highest. It reads the lower live ones, *then* the entries; computes what neither has;
-commits; marks its own done; only then waits for the lower ones. As everybody waits only for
+commits; deletes its own; only then waits for the lower ones. As everybody waits only for
 lower numbers, nobody waits in a circle.
 
 Claims are advice. Where the folder cannot be used, a claim knows of no others.

@@ -4,13 +4,14 @@
 
     <state folder>/castore/claims/<boot id or "-">/<scope>/<number>
 
-    {"after":…,"done":false,"format":1,"held":20.0,"label":…,"nonce":…,"owner":…,"rows":…,"digest":…}
+    {"after":…,"format":1,"held":20.0,"label":…,"nonce":…,"owner":…,"rows":…,"digest":…}
     row ids, 16 bytes each
 
 A header, a newline, the rows. A new claim has the number above the highest, by
-create-if-absent. No number is used twice, or a late claim would be lower than one that did not
-see it. So the highest is never dropped, and each says, by its nonce, whom it comes ``after``:
-a claim that finds itself below one that came after another was late, and is withdrawn.
+create-if-absent; one that is done is deleted, one whose owner died by whoever comes next. So a
+number may come again, too late: lower than a claim that did not see it. Therefore each says, by
+its nonce, whom it comes ``after``. A claim that finds itself below one that came after another
+was late; it is withdrawn, and made again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -52,15 +53,12 @@ class Content:
         Who makes it.
     after : str
         Nonce of the highest claim there was before; empty if there was none.
-    done : bool
-        Whether its rows are committed, or not going to be.
     row_ids : ndarray
         uint8 (n, 16).
     """
 
     sign: Sign
     after: str
-    done: bool
     row_ids: RowIds
 
     def pieces(self, held: float = 0.0) -> list[bytes | RowIds]:
@@ -69,7 +67,6 @@ class Content:
         header = {
             **self.sign.document(held),
             "after": self.after,
-            "done": self.done,
             "rows": hexdigest([rows]),
         }
         return [seal(header), b"\n", rows]
@@ -82,16 +79,15 @@ class Content:
             document = unseal(header, "a claim")
         except DamagedError:
             return None
-        sign, after, done = Sign.of(document), document.get("after"), document.get("done")
+        sign, after = Sign.of(document), document.get("after")
         if (
             sign is None
             or not isinstance(after, str)
-            or not isinstance(done, bool)
             or len(rows) % 16
             or document.get("rows") != hexdigest([rows])
         ):
             return None
-        return cls(sign, after, done, np.frombuffer(rows, np.uint8).reshape(-1, 16))
+        return cls(sign, after, np.frombuffer(rows, np.uint8).reshape(-1, 16))
 
 
 class Folder:
@@ -113,38 +109,33 @@ class Folder:
         self._observer = Observer(backend, Content.read, _LARGEST)
 
     def add(self, row_ids: RowIds, label: str) -> tuple[int, Content]:
-        """Make a claim with the next number, and drop those below that are over."""
-        sign = Sign.begin(label)
+        """Make a claim above all others, and drop those of the dead."""
         while True:
             number, after = self._next()
-            content = Content(sign, after, done=False, row_ids=row_ids)
+            content = Content(Sign.begin(label), after, row_ids)
             if not self._backend.create(self._name(number), content.pieces(), durable=False):
                 continue
             in_turn = False
             try:
                 if in_turn := self._is_in_turn(number, content):
-                    self._drop(number)
+                    self._drop_dead()
                     return number, content
             finally:
                 if not in_turn:
                     self._backend.delete([self._name(number)], durable=False)
 
     def keep(self, number: int, content: Content) -> Callable[[], bool]:
-        """Renew a claim; return what marks it done, as `Keeper.let_go` does."""
-        name, finished = self._name(number), replace(content, done=True, row_ids=_NONE)
+        """Renew a claim; return what ends it, as `Keeper.let_go` does."""
+        name = self._name(number)
         keeper = Keeper(self._backend, name, content.sign, content.pieces, _sign)
-
-        def mark_done() -> None:
-            self._backend.put(name, finished.pieces(), durable=False)
-
-        return lambda: keeper.let_go(mark_done)
+        return lambda: keeper.let_go(lambda: self._backend.delete([name], durable=False))
 
     def live(self, below: int) -> list[tuple[int, Sight[Content]]]:
         """Return the claims with lower numbers that somebody still works on, by number."""
         found = [(number, info) for number, info in self._all() if number < below]
         self._observer.forget_others([info.name for _, info in found])
         seen = [(number, self._observer.see(info)) for number, info in found]
-        return [(number, sight) for number, sight in seen if not _is_over(sight)]
+        return [(number, sight) for number, sight in seen if not sight.is_dead()]
 
     def _name(self, number: int) -> str:
         return f"{self._prefix}{number:020}"
@@ -171,28 +162,21 @@ class Folder:
         follower = self._observer.see(info).content
         return other == number + 1 and follower is not None and follower.after == content.sign.nonce
 
-    def _drop(self, below: int) -> None:
+    def _drop_dead(self) -> None:
         try:
-            for number, info in self._all():
-                if number < below and _is_over(self._observer.see(info)):
-                    self._backend.delete([info.name], durable=False)
-            if below == 0:
-                self._drop_old()
+            dead = [info.name for _, info in self._all() if self._observer.see(info).is_dead()]
+            self._backend.delete(dead, durable=False)
+            if self._backend.url not in _tidied:
+                _tidied.add(self._backend.url)
+                now = self._backend.now()
+                old = [info.name for info in self._backend.list("") if now - info.modified > _OLD]
+                self._backend.delete(old, durable=False)
         except StoreError as error:
             _log.debug("old claims are not dropped: %s", error)
 
-    def _drop_old(self) -> None:
-        """Remove what other scopes and boots left long ago."""
-        now = self._backend.now()
-        old = [info.name for info in self._backend.list("") if now - info.modified > _OLD]
-        self._backend.delete(old, durable=False)
 
-
-_NONE = np.empty((0, 16), np.uint8)
-
-
-def _is_over(sight: Sight[Content]) -> bool:
-    return (sight.content is not None and sight.content.done) or sight.is_dead()
+#: Where this process has looked for what other scopes and boots left.
+_tidied: set[str] = set()
 
 
 def _sign(data: bytes) -> Sign | None:

@@ -9,7 +9,8 @@ place at once and checked there, if they are long or come to lie side by side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -40,12 +41,29 @@ _LONG = 1024
 _Numbers = NDArray[np.int64]
 
 
-def allocate(schema: Schema, rows: int) -> dict[str, AnyArray]:
-    """Return an array of `rows` rows, filled with anything, for each column of `schema`."""
-    return {
-        name: np.empty((rows, *shape), arrays.dtype_named(dtype))
-        for name, (dtype, shape) in schema.columns.items()
-    }
+def allocate(
+    schema: Schema, rows: int, room: Callable[[int], NDArray[np.uint8]] | None = None
+) -> dict[str, AnyArray]:
+    """Return an array of `rows` rows, filled with anything, for each column of `schema`.
+
+    Parameters
+    ----------
+    schema : Schema
+        Names, dtypes and row shapes.
+    rows : int
+        How many.
+    room : callable, optional
+        Gives the memory, as `castore.backend.base.Room` does.
+    """
+    found = {}
+    for name, (dtype, row) in schema.columns.items():
+        kind, shape = arrays.dtype_named(dtype), (rows, *row)
+        nbytes = math.prod(shape) * kind.itemsize
+        if room is None or not nbytes:
+            found[name] = np.empty(shape, kind)
+        else:
+            found[name] = room(nbytes).view(kind).reshape(shape)
+    return found
 
 
 def scatter(

@@ -79,7 +79,7 @@ class Writer:
     def __init__(self, backend: Backend, table: str, derivation: Json) -> None:
         backend.check_writable()
         self.algorithm = initialise(backend)
-        self._backend = backend
+        self.backend = backend
         name = layout.table(table)
         if backend.stat(name) is None:
             document = {"derivation": derivation, "format": FORMAT, "table": table}
@@ -98,9 +98,9 @@ class Writer:
         force : bool
             Replace the manifest that is there instead of yielding to it.
         """
-        put = functools.partial(blob.put, self._backend)
+        put = functools.partial(blob.put, self.backend)
         large = {key: p for key, p in draft.payloads.items() if p.length > INLINE_ONE}
-        with self._backend.upload() as staged:
+        with self.backend.upload() as staged:
             (manifest, small), *puts = together(
                 lambda: self._stage(draft, header, staged, large),
                 *(functools.partial(put, payload) for payload in large.values()),
@@ -111,7 +111,7 @@ class Writer:
         reach("commit.published")
         standing, rescued = self._look(standing, manifest, draft.payloads)
         reach("commit.looked")
-        entry = Entry(standing, self._backend)
+        entry = Entry(standing, self.backend)
         return Commit(entry, not manifest.same_content(standing), stored + rescued)
 
     def _stage(
@@ -129,7 +129,7 @@ class Writer:
             if key not in inline:
                 chunks[key] = BlobRef(payload.digest, 0, payload.length, payload.parts)
                 if key not in large:
-                    stored += blob.put(self._backend, payload)[1]
+                    stored += blob.put(self.backend, payload)[1]
         manifest = Manifest(
             **header,
             nonce=os.urandom(16).hex(),
@@ -155,7 +155,7 @@ class Writer:
                 return manifest
             if (winner := self._winner(manifest)) is not None:
                 for name in (*(ref.name for ref in winner.blobs), winner.name):
-                    self._backend.settle(name)
+                    self.backend.settle(name)
                 return winner
         staged.finish(manifest.name)
         return manifest
@@ -163,13 +163,13 @@ class Writer:
     def _winner(self, manifest: Manifest) -> Manifest | None:
         """Return the manifest that was there first, or None if it leads nowhere."""
         try:
-            found = find_entry(self._backend, manifest.table, manifest.key)
+            found = find_entry(self.backend, manifest.table, manifest.key)
         except DamagedError:
             return None
         if found is None:
             return None
         whole = all(
-            (seen := self._backend.stat(ref.name)) is not None and seen.size == ref.length
+            (seen := self.backend.stat(ref.name)) is not None and seen.size == ref.length
             for ref in found.manifest.blobs
         )
         return found.manifest if whole else None
@@ -183,7 +183,7 @@ class Writer:
         """
         stored = 0
         for _ in range(_RESCUES):
-            forbidden = blob.condemned(self._backend, standing.blobs)
+            forbidden = blob.condemned(self.backend, standing.blobs)
             if not forbidden:
                 return standing, stored
             chunks: dict[str, Chunk] = dict(own.chunks)
@@ -191,11 +191,11 @@ class Writer:
                 if isinstance(chunk, BlobRef) and chunk.name in forbidden:
                     generation = chunk.generation + 1
                     chunks[key] = replace(chunk, generation=generation)
-                    stored += blob.put(self._backend, payloads[key], generation)[1]
+                    stored += blob.put(self.backend, payloads[key], generation)[1]
             own = standing = replace(own, chunks=chunks, nonce=os.urandom(16).hex())
-            self._backend.put(own.name, [own.to_bytes()])
+            self.backend.put(own.name, [own.to_bytes()])
         msg = (
-            f"{self._backend.url}: a tombstone condemns every name for {standing.blobs[0].digest}; "
+            f"{self.backend.url}: a tombstone condemns every name for {standing.blobs[0].digest}; "
             f"look at {layout.tombstones(standing.blobs[0].digest)}"
         )
         raise BackendError(msg)

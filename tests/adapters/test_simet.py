@@ -461,7 +461,7 @@ def centred(model, loader):
 
 
 def values(dataset):
-    """Return the features that `measured` gives, and `extract` over three columns its input."""
+    """Return the features that `measured` gives over a whole dataset."""
     rows = torch.stack([dataset[i][0] for i in range(len(dataset))])
     return linear()(rows).detach().numpy()
 
@@ -542,7 +542,7 @@ def test_a_miss_names_what_differs(cache, caplog):
 
 
 def test_debug_names_the_entries_of_rows(cache, caplog):
-    """At DEBUG a result put together says that it has no entry of its own, and where its rows lie."""
+    """At DEBUG a result put together is said to have no entry, and where its rows lie."""
     cache.get_or_compute(over(numbered(20), 4), measured(), "features")
     caplog.set_level(logging.DEBUG, LOGGER)
     cache.get_or_compute(over(numbered(25), 4), measured(), "features")
@@ -564,7 +564,7 @@ def test_how_rows_are_reused_can_be_said(cache):
     fn = Measured(extract)
     found = cache.get_or_compute(over(numbered(25), 4), fn, "features", **options)
     assert fn.rows == (5, 20)
-    assert same_bits(found, values(numbered(25)))
+    assert same_bits(found, extract(over(numbered(25))))
     assert cache.store.info(over(numbered(25), 4), extract, "features").rows == 25
 
 
@@ -615,7 +615,7 @@ def test_threads_compute_once(cache, caplog):
 
     with ThreadPoolExecutor(16) as pool:
         for found in pool.map(ask, range(16)):
-            assert same_bits(found, values(numbered()))
+            assert same_bits(found, extract(over(numbered())))
     assert counted.calls == 1
     kinds = sorted(line.partition(":")[0] for line in info_lines(caplog))
     assert kinds == ["hit"] * 15 + ["miss"]

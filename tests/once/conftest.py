@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from castore.once import heartbeat
+from castore.once import heartbeat, holding
 
 _spec = importlib.util.spec_from_file_location(
     "castore_once_simulation", Path(__file__).with_name("simulation.py")
@@ -51,3 +51,9 @@ def clock(monkeypatch):
     fake = FakeClock()
     monkeypatch.setattr(heartbeat, "clock", fake)
     return fake
+
+
+@pytest.fixture(autouse=True)
+def _nothing_held():
+    """Begin each test in a context that holds nothing, whatever the last one left."""
+    holding._held.set(())

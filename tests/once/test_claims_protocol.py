@@ -26,9 +26,7 @@ needs = st.lists(
 
 def happening(what, most):
     """Strategy for what happens to some processes, at some step."""
-    return st.lists(
-        st.tuples(st.integers(0, 120), st.just(what), st.integers(0, 3)), max_size=most
-    )
+    return st.lists(st.tuples(st.integers(0, 120), st.just(what), st.integers(0, 3)), max_size=most)
 
 
 def ids(rows):
@@ -104,9 +102,7 @@ def run(simulation, needs, schedule, events, raising=(), seconds=TTL + 50.0):
     raising=st.sets(st.integers(0, 3), max_size=1),
     seconds=durations,
 )
-def test_no_row_is_computed_twice(
-    simulation, needs, schedule, kills, lates, raising, seconds
-):
+def test_no_row_is_computed_twice(simulation, needs, schedule, kills, lates, raising, seconds):
     """Of overlapping requests only rows whose owner was killed or failed are computed again.
 
     Nobody waits for ever, and who lives has all his rows in the end.

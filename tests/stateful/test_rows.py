@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import pickle
 import tempfile
 from pathlib import Path
@@ -11,18 +10,24 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given, settings
 
 import castore
+from castore import arrays
 from castore.computing.probe import MOST
 from castore.computing.rowwise import TOLERANCE
+
+try:
+    import torch
+    from torch.utils import data
+except ImportError:
+    torch = None
 
 Pair = collections.namedtuple("Pair", "first second")  # noqa: PYI024  the user's may have no types
 
 #: A sample is a number and a version: another version is another row under the same number.
 SAMPLES = st.tuples(st.integers(0, 11), st.integers(0, 1))
 FRESH = st.lists(SAMPLES, min_size=1, max_size=12)
-_numbers = itertools.count()
 
 
 @st.composite
@@ -73,25 +78,55 @@ class Seen(list):
 
 
 class Work:
-    """A function of an array, row by row, that sees which rows it is given where no key sees it."""
+    """A function of an array, row by row, that tells which rows it was given."""
 
     def __init__(self, form, *, streams=False):
-        self.form = form
+        self.form = FORMS[form]
         self.streams = streams
         self.seen = Seen()
 
     def __call__(self, rows):
         """Return the rows in a form, or yield them in pieces."""
+        pieces = [rows[start : start + 5] for start in range(0, len(rows), 5)]
+        return self._stream(pieces) if self.streams else self.of(np.concatenate(pieces))
+
+    def of(self, rows):
+        """Return what rows come to, and remember them."""
         self.seen.extend((number, version) for number, version in rows[:, :2].tolist())
-        return self._pieces(rows) if self.streams else FORMS[self.form](rows)
+        return self.form(rows)
 
-    def _pieces(self, rows):
-        for start in range(0, max(1, len(rows)), 5):
-            yield FORMS[self.form](rows[start : start + 5])
+    def _stream(self, pieces):
+        for piece in pieces:
+            yield self.of(piece)
 
-    def of(self, samples):
-        """Return what it must come to, computed elsewhere."""
-        return FORMS[self.form](rows_of(samples))
+
+class Known:
+    """What a store must know: the rows of each scope."""
+
+    def __init__(self):
+        self.rows = collections.defaultdict(set)
+
+    def missing(self, scopes, samples):
+        """Return the rows that must be computed, each once, in order."""
+        known = set().union(*(self.rows[scope] for scope in scopes))
+        return [row for row in dict.fromkeys(samples) if row not in known]
+
+    def learn(self, scope, samples):
+        """Take note of rows that were stored."""
+        self.rows[scope].update(samples)
+
+
+@pytest.fixture(scope="module")
+def places():
+    """Return what gives stores at one empty place, as several owners would hold them."""
+    store = castore.open("memory://rows")
+    written, read = (pickle.dumps(castore.open(store.url, mode=mode)) for mode in ("rw", "ro"))
+
+    def places():
+        store._backend.delete([info.name for info in store._backend.list("")])
+        return [pickle.loads(held) for held in (written, written, read)]  # noqa: S301
+
+    return places
 
 
 def leaves(value):
@@ -105,7 +140,7 @@ def leaves(value):
         for item in value.values():
             yield from leaves(item)
     else:
-        value = np.asarray(value)
+        value = arrays.as_array(value)
         yield str(value.dtype), value.shape, value.tobytes()
 
 
@@ -114,63 +149,303 @@ def same(found, expected):
     return list(leaves(found)) == list(leaves(expected))
 
 
-class Known:
-    """What a store must know: the rows of each scope."""
-
-    def __init__(self):
-        self.rows = collections.defaultdict(set)
-
-    def missing(self, scope, samples):
-        """Return the rows that must be computed, each once, in order."""
-        return [row for row in dict.fromkeys(samples) if row not in self.rows[scope]]
-
-    def learn(self, scope, samples):
-        """Take note of rows that were stored."""
-        self.rows[scope].update(samples)
-
-
-def places():
-    """Return stores at one new place, as several owners would hold them."""
-    store = castore.open(f"memory://rows{next(_numbers)}")
-    return [store, pickle.loads(pickle.dumps(store)), castore.open(store.url, mode="ro")]  # noqa: S301
-
-
-@settings(max_examples=700, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000)
 @given(
     requests=sequences(),
     form=st.sampled_from(sorted(FORMS)),
     streams=st.booleans(),
     choices=st.data(),
 )
-def test_arrays_are_put_together_from_known_rows(requests, form, streams, choices):
+def test_arrays_are_put_together_from_known_rows(places, requests, form, streams, choices):
     """Any request is the direct result bit for bit, and computes the rows nobody stored."""
-    stores, known = places(), Known()
+    stores, known, work = places(), Known(), Work(form, streams=streams)
     for samples in requests:
-        number = choices.draw(st.integers(0, 2))
+        store = choices.draw(st.sampled_from(stores))
         materialize = choices.draw(st.booleans())
-        work = Work(form, streams=streams)
-        found = stores[number].get_or_compute(
+        work.seen.clear()
+        found = store.get_or_compute(
             rows_of(samples), work, form, model=None, rowwise=True, materialize=materialize
         )
-        assert same(found, work.of(samples))
-        assert list(work.seen) == known.missing("", samples)
-        if stores[number].mode == "rw":
+        assert work.seen == known.missing([""], samples)
+        assert same(found, FORMS[form](rows_of(samples)))
+        if store.mode == "rw":
             known.learn("", samples)
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(requests=sequences(), streams=st.booleans())
-def test_what_is_put_counts_as_computed(requests, streams):
-    """Rows that were put are gathered like any other, and a look-up gives all or nothing."""
-    store, known = castore.open(f"memory://rows{next(_numbers)}"), Known()
+def test_what_is_put_counts_as_computed(places, requests, streams):
+    """Rows that were put are gathered like any other, and a look-up gives all rows or none."""
+    store, known, work = places()[0], Known(), Work("tuple", streams=streams)
     first, *others = requests
-    work = Work("tuple", streams=streams)
-    store.put(rows_of(first), work.of(first), "t", fn=work, model=None, rowwise=True)
+    store.put(rows_of(first), work(rows_of(first)), "t", fn=work, model=None, rowwise=True)
     known.learn("", first)
     for samples in others:
-        found = store.get(rows_of(samples), work, "t", "none", model=None, rowwise=True)
-        if known.missing("", samples):
-            assert isinstance(found, str)
+        found = store.get(rows_of(samples), work, "t", model=None, rowwise=True)
+        if known.missing([""], samples):
+            assert found is None
         else:
-            assert same(found, work.of(samples))
-        assert not work.seen
+            assert same(found, FORMS["tuple"](rows_of(samples)))
+
+
+@pytest.fixture(scope="module")
+def needs_torch():
+    """Skip what needs torch where it is not."""
+    return pytest.importorskip("torch")
+
+
+def shifted(samples):
+    """Collate, and change what comes of it."""
+    return [torch.stack([row for (row,) in samples]) + 100]
+
+
+TENSORS = {
+    "ints": lambda x: x.to(torch.int32),
+    "half": lambda x: {"x": x.to(torch.bfloat16), "odd": x % 2 == 1},
+    "tuple": lambda x: (x[:, 2:] / 4, [x[:, 0]]),
+    "wide": lambda x: x[:, :, None].expand(-1, -1, 3),
+}
+
+
+class Reads(Work):
+    """A function of a loader, row by row, that tells which rows it was given."""
+
+    def __init__(self, form, *, streams=False, shift=0):
+        super().__init__("array", streams=streams)
+        self.form = TENSORS[form]
+        self.shift = shift
+
+    def __call__(self, loader):
+        """Return the rows in a form, or yield them batch by batch."""
+        batches = (rows.reshape(-1, 4) for (rows, *_) in loader)
+        return self._stream(batches) if self.streams else self.of(torch.cat([*batches]))
+
+    def of(self, rows):
+        """Return what rows come to, and remember them."""
+        super().of((rows[:, :2] - self.shift).numpy())
+        return self.form(rows)
+
+
+class Batches:
+    """A batch sampler that says which batches it gives."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        """Give them."""
+        return iter(self.batches)
+
+    def __len__(self):
+        """Return how many there are."""
+        return len(self.batches)
+
+    def __castore_indices__(self):
+        """Return them."""
+        return self.batches
+
+
+def index_of(sample):
+    """Return where a sample is in the dataset of all of them."""
+    return sample[0] * 2 + sample[1]
+
+
+def every():
+    """Return the dataset of all samples."""
+    return tensors([(number, version) for number in range(12) for version in (0, 1)])
+
+
+def tensors(samples):
+    """Return a dataset of just these samples."""
+    return data.TensorDataset(torch.from_numpy(rows_of(samples)))
+
+
+@st.composite
+def loaders(draw, samples, **options):
+    """Return a loader over `samples`, the samples it has, and the name of its batch size."""
+    size = draw(st.sampled_from([1, 2, 3, 5, 32]))
+    options["collate_fn"] = draw(st.sampled_from([None, shifted]))
+    if draw(st.booleans()) and len(samples) >= size:
+        options["drop_last"] = True
+        samples = samples[: len(samples) // size * size]
+    how = draw(st.sampled_from(["own", "shuffle", "sampler", "subset", "concat", "batches", "none"]))
+    indices = [index_of(sample) for sample in samples]
+    if how == "batches":
+        options.pop("drop_last", None)
+        cuts = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+        ends = [end for end in np.cumsum(cuts) if end < len(indices)]
+        parts = [part.tolist() for part in np.split(np.array(indices), ends)]
+        made = data.DataLoader(every(), batch_sampler=Batches(parts), **options)
+        return made, samples, str(parts)
+    if how == "none":
+        options.pop("drop_last", None)
+        options["collate_fn"] = None
+        return data.DataLoader(tensors(samples), batch_size=None, **options), samples, None
+    dataset = {
+        "sampler": every,
+        "subset": lambda: data.Subset(every(), indices),
+        "concat": lambda: data.ConcatDataset([tensors(samples[:3]), tensors(samples[3:] or [])]),
+    }.get(how, lambda: tensors(samples))()
+    options["sampler"] = indices if how == "sampler" else None
+    options["shuffle"] = how == "shuffle" or None
+    return data.DataLoader(dataset, batch_size=size, **options), samples, size
+
+
+def ask(store, work, loader, samples, form, known, **options):
+    """Ask for a request of integers; check what comes, and what was computed for it."""
+    collate = loader.collate_fn is shifted
+    work.shift = 100 if collate else 0
+    work.seen.clear()
+    found = store.get_or_compute(
+        loader, work, form, model=None, rowwise=True, ignore=("fn.shift",), **options
+    )
+    rows = torch.from_numpy(rows_of(samples)) + work.shift
+    assert same(found, TENSORS[form](rows))
+    return collate
+
+
+@settings(max_examples=500)
+@given(
+    requests=sequences(),
+    form=st.sampled_from(sorted(TENSORS)),
+    streams=st.booleans(),
+    choices=st.data(),
+)
+def test_loaders_are_put_together_from_known_rows(
+    needs_torch, places, requests, form, streams, choices
+):
+    """However rows are loaded, they are found again by what they are; a collate has its own."""
+    stores, known, work = places(), Known(), Reads(form, streams=streams)
+    for wanted in requests:
+        store = choices.draw(st.sampled_from(stores))
+        loader, samples, size = choices.draw(loaders(wanted))
+        compare = choices.draw(st.booleans()) and not isinstance(size, str)
+        options = {
+            "compare": ("batch_size",) if compare else (),
+            "materialize": choices.draw(st.booleans()),
+            "returns": choices.draw(st.sampled_from(["numpy", "torch"])),
+        }
+        collate = ask(store, work, loader, samples, form, known, **options)
+        scopes = [s for s in [*known.rows] if s[0] == collate and (not compare or s[1] == size)]
+        assert work.seen == known.missing(scopes, samples)
+        if store.mode == "rw":
+            known.learn((collate, size), samples)
+
+
+@settings(max_examples=8)
+@given(requests=sequences(most=3), choices=st.data())
+def test_workers_load_just_the_missing_rows(needs_torch, places, requests, choices):
+    """Rows that worker processes load are the same rows, and as many."""
+    stores, known, work = places(), Known(), Reads("ints")
+    for wanted in requests:
+        loader, samples, size = choices.draw(loaders(wanted, num_workers=1))
+        collate = ask(stores[0], work, loader, samples, "ints", known)
+        scopes = [scope for scope in [*known.rows] if scope[0] == collate]
+        assert work.seen == known.missing(scopes, samples)
+        known.learn((collate, size), samples)
+
+
+def read(path):
+    """Return what is in a file of one row."""
+    return torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.int64)
+
+
+@settings(max_examples=60)
+@given(requests=sequences(), choices=st.data())
+def test_files_are_put_together_from_known_rows(needs_torch, places, requests, choices):
+    """Files that came, went, moved with their folder or were replaced: the new ones are read."""
+    folders = pytest.importorskip("torchvision.datasets")
+    stores, known, work = places(), Known(), Reads("half")
+    for number, wanted in enumerate(requests):
+        files = dict(wanted)  # a name has one content at a time
+        samples = [(name, files[name]) for name, _ in wanted]
+        with tempfile.TemporaryDirectory() as root:
+            place = Path(root, f"at{number}", "class")
+            place.mkdir(parents=True)
+            for name, version in files.items():
+                (place / f"{name:02}.bin").write_bytes(rows_of([(name, version)]).tobytes())
+            dataset = folders.DatasetFolder(place.parent, read, extensions=(".bin",))
+            at = {name: index for index, name in enumerate(sorted(files))}
+            chosen = data.Subset(dataset, [at[name] for name, _ in samples])
+            loader = data.DataLoader(chosen, choices.draw(st.integers(1, 4)))
+            ask(stores[number % 2], work, loader, samples, "half", known)
+            assert work.seen == known.missing([""], samples)
+            known.learn("", samples)
+
+
+def network(dtype):
+    """Return a small convolutional network whose result has more features than requests rows."""
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(2, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Flatten()
+    made = torch.nn.Sequential(*layers)
+    made[1].running_mean.fill_(0.1)
+    return made.eval().to(dtype)
+
+
+def images(samples):
+    """Return an image for each sample, and which sample it is."""
+    drawn = torch.Generator().manual_seed(1)
+    every = torch.randn(24, 2, 6, 6, generator=drawn)
+    return data.TensorDataset(every[[index_of(s) for s in samples]], torch.tensor(samples))
+
+
+class Features:
+    """Features of a network, which tells of which samples."""
+
+    def __init__(self, model, dtype):
+        self.model = model
+        self.dtype = dtype
+        self.seen = Seen()
+
+    def __call__(self, loader):
+        """Return one row of features a sample."""
+        with torch.no_grad():
+            return torch.cat([self.of(*batch) for batch in loader])
+
+    def of(self, pixels, samples):
+        """Return the features of a batch."""
+        self.seen.extend((number, version) for number, version in samples.tolist())
+        return self.model(pixels.to(self.dtype))
+
+
+def near(found, expected):
+    """Tell whether features differ by no more than reused rows may."""
+    tolerance = TOLERANCE[str(expected.dtype).removeprefix("torch.")]
+    found, expected = found.double(), expected.double()
+    allowed = tolerance * (expected.abs() + expected.abs().mean())
+    return bool(((found - expected).abs() <= allowed).all())
+
+
+@settings(max_examples=200)
+@given(
+    requests=sequences(),
+    dtype=st.sampled_from(["float32", "float32", "float64", "bfloat16"]),
+    choices=st.data(),
+)
+def test_a_network_is_probed_once_and_computes_missing_rows(
+    needs_torch, places, requests, dtype, choices
+):
+    """Features are near the direct ones; what is computed is what is missing, and one probe."""
+    stores, known, judged = places()[:2], Known(), False
+    work = Features(network(getattr(torch, dtype)), getattr(torch, dtype))
+    for samples in requests:
+        store = choices.draw(st.sampled_from(stores))
+        loader = data.DataLoader(images(samples), choices.draw(st.integers(1, 6)))
+        direct = Features(work.model, work.dtype)(loader)
+        before = store.stats()
+        work.seen.clear()
+        found = store.get_or_compute(loader, work, dtype, returns="torch")
+        assert found.dtype == direct.dtype
+        assert near(found, direct)
+        after = store.stats()
+        probed = after.rows_probed - before.rows_probed
+        assert probed <= (0 if judged else MOST)
+        exact = after.hits > before.hits and not probed
+        if after.misses == before.misses:
+            missing = known.missing([""], samples)
+            assert collections.Counter(work.seen[probed:]) == collections.Counter(missing)
+            judged = judged or not exact
+        else:
+            assert not judged or known.missing([""], samples) == samples
+            assert work.seen[probed:] == samples
+        known.learn("", samples)

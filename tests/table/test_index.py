@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import uuid
 
@@ -418,6 +419,7 @@ def test_a_child_forked_during_a_refresh_can_refresh(backend):
     with index._lock:
         child = os.fork()
         if not child:
+            signal.alarm(20)  # rather than wait for ever
             index.refresh()
             os._exit(0 if asked(index, [1]) == [(KEYS[0], 0)] else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

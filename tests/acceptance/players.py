@@ -1,0 +1,350 @@
+"""Processes that ask a store: each does what it is told, and tells what happens to it.
+
+A test makes a `Stage`, has it start players and tells them what to ask for. Run as a script,
+this module forks the players: they are real processes, and only one of them imports numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from multiprocessing.connection import Client, Listener
+
+import numpy as np
+
+#: Seconds after which a player that says nothing hangs.
+PATIENCE = 30
+
+
+# The side of the test
+
+
+class Player:
+    """A process, as the test sees it.
+
+    Attributes
+    ----------
+    pid : int
+        Its id.
+    told : list of (str, object)
+        What it has told, in order: ``"waiting"`` with the log line, ``"computing"`` with the
+        samples, ``"returned"`` with the value and the counters, ``"raised"`` with the error.
+    """
+
+    def __init__(self, connection):
+        self._connection = connection
+        self.pid = connection.recv()
+        self.told = []
+
+    def ask(self, *, threads=1, **question):
+        """Have it ask, `threads` times at once; the rest is what `Question` has."""
+        self._connection.send((threads, question))
+
+    def order(self, what=None):
+        """Let a function that holds go on, or have it raise `what`."""
+        self._connection.send(what)
+
+    def hear(self, *names):
+        """Return the next thing it tells, which must be one of `names`."""
+        assert self._connection.poll(PATIENCE), f"no {names}: it hangs after {self.told[-3:]}"
+        self.told.append(self._connection.recv())
+        assert self.told[-1][0] in names, self.told[-1]
+        return self.told[-1]
+
+    def value(self):
+        """Return what it comes to, whatever it tells before."""
+        while (told := self.hear("waiting", "computing", "returned"))[0] != "returned":
+            pass
+        return told[1][0]
+
+    def computed(self):
+        """Return the samples it began to compute, one array a run."""
+        return [what for name, what in self.told if name == "computing"]
+
+    @property
+    def stats(self):
+        """Its counters when it last returned."""
+        return next(what[1] for name, what in reversed(self.told) if name == "returned")
+
+    def signal(self, number):
+        """Send it a signal, while there is a process to send it to."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self):
+        """Kill it, and wait until it is dead; what it had told by then is kept."""
+        self.signal(signal.SIGKILL)
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            while True:
+                self.told.append(self._connection.recv())
+
+
+class Stage:
+    """Starts players; a context manager that ends them."""
+
+    def __init__(self, *imports):
+        self._listener = Listener(family="AF_UNIX")
+        self._parent = subprocess.Popen(
+            [sys.executable, __file__, self._listener.address, *imports],
+            stdin=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._players = []
+
+    def player(self):
+        """Start a player."""
+        self._parent.stdin.write("one more\n")
+        self._parent.stdin.flush()
+        self._players.append(Player(self._listener.accept()))
+        return self._players[-1]
+
+    def players(self, count):
+        """Start several."""
+        return [self.player() for _ in range(count)]
+
+    def clear(self):
+        """End all players."""
+        for player in self._players:
+            player.kill()
+        self._players.clear()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.clear()
+        self._parent.communicate()
+        self._listener.close()
+
+
+# The side of the process
+
+
+def values(samples):
+    """Return what the functions here compute, int64 (n, 2)."""
+    return np.stack([samples * 3 + 1, samples**2], axis=1)
+
+
+class Question:
+    """One call of `get_or_compute`.
+
+    Attributes
+    ----------
+    root : Path
+        Where the store is.
+    samples : ndarray
+        What to compute over.
+    suffix : str
+        The function's name.
+    holds : int
+        How many runs of the function wait for an order.
+    stamp : bool
+        Whether the value tells the process that computed it.
+    inner : list of dict
+        What the function asks for itself.
+    place : {"here", "thread", "fork", "spawn"}
+        Where it does: in a thread, or in a worker that loads samples.
+    torch : bool
+        Whether the function has a model.
+    store, call : dict
+        Further arguments.
+    """
+
+    castore_infrastructure = True  # no part of what is computed
+
+    def __init__(
+        self, root, samples, *, suffix="s", holds=0, stamp=False, inner=(), place="here",
+        torch=False, store=None, **call,
+    ):  # fmt: skip
+        self.root = root
+        self.samples = samples
+        self.suffix = suffix
+        self.holds = holds
+        self.stamp = stamp
+        self.inner = inner
+        self.place = place
+        self.torch = torch
+        self.store = store or {}
+        self.call = {} if torch else {"model": None, **call}
+
+    def ask(self, stage):
+        """Ask, and tell what it comes to."""
+        import castore
+
+        store = castore.open(self.root, **self.store)
+        work = Modelled(self, stage, store) if self.torch else Work(self, stage, store)
+        try:
+            value = store.get_or_compute(self.samples, work, self.suffix, **self.call)
+        except BaseException as error:
+            stage.tell("raised", repr(error))
+        else:
+            stage.tell("returned", (np.array(value), store.stats()))
+
+
+class Work:
+    """The function: tells what it computes, waits for orders, asks for other things."""
+
+    def __init__(self, question, stage, store):
+        self._question = question
+        self._stage = stage
+        self._store = store
+
+    def __call__(self, samples):
+        """Return the values of samples."""
+        question = self._question
+        self._stage.tell("computing", np.array(samples))
+        if question.holds > 0:
+            question.holds -= 1
+            self._stage.obey()
+        for inner in question.inner:
+            self._elsewhere(Question(**inner))
+        if question.stamp:
+            return np.full((len(samples), 2), os.getpid())
+        return self._values(samples)
+
+    def _values(self, samples):
+        return values(samples)
+
+    def _elsewhere(self, inner):
+        if self._question.place == "here":
+            inner.ask(self._stage)
+        elif self._question.place == "thread":
+            thread = threading.Thread(target=inner.ask, args=(self._stage,))
+            thread.start()
+            thread.join()
+        else:
+            self._stage.tell("returned", (_loaded(inner, self._store, self._question.place), None))
+
+
+class Modelled(Work):
+    """The same with a model, exact in double precision."""
+
+    def __init__(self, question, stage, store):
+        import torch
+
+        super().__init__(question, stage, store)
+        self.model = torch.nn.Linear(1, 2, dtype=torch.float64).eval()
+        with torch.no_grad():
+            self.model.weight.copy_(torch.tensor([[3.0], [2.0]]))
+            self.model.bias.copy_(torch.tensor([1.0, 0.0]))
+
+    def _values(self, samples):
+        import torch
+
+        with torch.inference_mode():
+            return self.model(torch.from_numpy(np.array(samples, np.float64))[:, None])
+
+
+class Dataset:
+    """Samples that a worker gets from the store."""
+
+    def __init__(self, question, store):
+        self._question = question
+        self._store = store
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        """Return what the store has."""
+        question = self._question
+        return self._store.get_or_compute(question.samples, values, question.suffix, model=None)
+
+
+def _loaded(inner, store, method):
+    import torch
+
+    loader = torch.utils.data.DataLoader(
+        Dataset(inner, store), batch_size=None, num_workers=1, multiprocessing_context=method
+    )
+    return np.concatenate([np.array(value) for value in loader])
+
+
+class _Stage:
+    """What a player tells and is told, from any thread."""
+
+    castore_infrastructure = True
+
+    def __init__(self, connection):
+        self._connection = connection
+        self._telling, self._obeying = threading.Lock(), threading.Lock()
+
+    def tell(self, name, what=None):
+        """Tell the test what happens."""
+        with self._telling:
+            self._connection.send((name, what))
+
+    def obey(self):
+        """Wait for an order."""
+        with self._obeying:
+            order = self._connection.recv()
+        if order is not None:
+            raise order
+
+    def questions(self):
+        """Yield how often to ask, and what."""
+        with contextlib.suppress(EOFError):
+            while True:
+                yield self._connection.recv()
+
+
+class _Tells(logging.Handler):
+    def __init__(self, stage):
+        super().__init__(logging.INFO)
+        self._stage = stage
+
+    def emit(self, record):
+        if record.getMessage().startswith("waiting for "):
+            self._stage.tell("waiting", record.getMessage())
+
+
+def _play(address):
+    connection = Client(address)
+    connection.send(os.getpid())
+    stage = _Stage(connection)
+    logging.getLogger("castore").setLevel(logging.INFO)
+    logging.getLogger("castore").addHandler(_Tells(stage))
+    for count, question in stage.questions():
+        _prepare(question)
+        if count == 1:  # in the main thread, which gets the signals
+            Question(**question).ask(stage)
+            continue
+        asking = [
+            threading.Thread(target=Question(**question).ask, args=(stage,)) for _ in range(count)
+        ]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join()
+
+
+def _prepare(question):
+    """Take out of a question what concerns the whole process."""
+    from castore.once import heartbeat, observer
+
+    if state := question.pop("state", None):
+        os.environ["XDG_STATE_HOME"] = str(state)
+    if ttl := question.pop("ttl", None):
+        heartbeat.TTL = observer.TTL = ttl
+    if question.pop("nobody", False) and os.geteuid() == 0:  # root may write everywhere
+        os.seteuid(65534)
+
+
+def _main(address, *imports):
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    for name in ("castore", *imports):
+        __import__(name)
+    for _ in sys.stdin:
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            sys.stdin.close()
+            _play(address)
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
