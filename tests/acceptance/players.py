@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from multiprocessing import connection as connections
 from multiprocessing.connection import Client, Listener
 
 import numpy as np
@@ -40,10 +41,19 @@ class Player:
         self._connection = connection
         self.pid = connection.recv()
         self.told = []
+        self.obliging = False
 
     def ask(self, *, threads=1, **question):
         """Have it ask, `threads` times at once; the rest is what `Question` has."""
         self._connection.send((threads, question))
+
+    @staticmethod
+    def first(waited_for):
+        """Return the one that tells something first."""
+        by = {player._connection: player for player in waited_for}
+        ready = connections.wait(list(by), PATIENCE)
+        assert ready, "nobody tells anything"
+        return by[ready[0]]
 
     def order(self, what=None):
         """Let a function that holds go on, or have it raise `what`."""
@@ -59,7 +69,8 @@ class Player:
     def value(self):
         """Return what it comes to, whatever it tells before."""
         while (told := self.hear("waiting", "computing", "returned"))[0] != "returned":
-            pass
+            if told[0] == "computing" and self.obliging:
+                self.order()
         return told[1][0]
 
     def computed(self):
@@ -148,6 +159,8 @@ class Question:
         What the function asks for itself.
     place : {"here", "thread", "fork", "spawn"}
         Where it does: in a thread, or in a worker that loads samples.
+    opens : bool
+        Whether a worker opens the store itself.
     torch : bool
         Whether the function has a model.
     store, call : dict
@@ -158,7 +171,7 @@ class Question:
 
     def __init__(
         self, root, samples, *, suffix="s", holds=0, stamp=False, inner=(), place="here",
-        torch=False, store=None, **call,
+        opens=False, torch=False, store=None, **call,
     ):  # fmt: skip
         self.root = root
         self.samples = samples
@@ -167,18 +180,27 @@ class Question:
         self.stamp = stamp
         self.inner = inner
         self.place = place
+        self.opens = opens
         self.torch = torch
         self.store = store or {}
-        self.call = {} if torch else {"model": None, **call}
+        self.call = call if torch else {"model": None, **call}
+
+    def open(self):
+        """Open the store."""
+        import castore
+
+        return castore.open(self.root, **self.store)
+
+    def value(self, stage, store):
+        """Return what it comes to."""
+        work = (Modelled if self.torch else Work)(self, stage, store)
+        return store.get_or_compute(self.samples, work, self.suffix, **self.call)
 
     def ask(self, stage):
         """Ask, and tell what it comes to."""
-        import castore
-
-        store = castore.open(self.root, **self.store)
-        work = Modelled(self, stage, store) if self.torch else Work(self, stage, store)
+        store = self.open()
         try:
-            value = store.get_or_compute(self.samples, work, self.suffix, **self.call)
+            value = self.value(stage, store)
         except BaseException as error:
             stage.tell("raised", repr(error))
         else:
@@ -217,7 +239,9 @@ class Work:
             thread.start()
             thread.join()
         else:
-            self._stage.tell("returned", (_loaded(inner, self._store, self._question.place), None))
+            store = None if self._question.opens else self._store
+            found = _loaded(inner, store, self._question.place)
+            self._stage.tell("returned", (found, None))
 
 
 class Modelled(Work):
@@ -251,8 +275,18 @@ class Dataset:
 
     def __getitem__(self, index):
         """Return what the store has."""
-        question = self._question
-        return self._store.get_or_compute(question.samples, values, question.suffix, model=None)
+        if self._store is None:
+            self._store = self._question.open()
+        return self._question.value(Nobody(), self._store)
+
+
+class Nobody:
+    """A stage that nobody hears."""
+
+    castore_infrastructure = True
+
+    def tell(self, name, what=None):
+        """Tell nothing."""
 
 
 def _loaded(inner, store, method):
@@ -336,7 +370,7 @@ def _prepare(question):
 
 def _main(address, *imports):
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
-    for name in ("castore", *imports):
+    for name in ("castore.store", "castore.once.claims", "platformdirs", *imports):
         __import__(name)
     for _ in sys.stdin:
         if os.fork() == 0:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
+import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from castore.backend.local import LocalBackend
+from castore.backend.memory import MemoryBackend
 from castore.once import heartbeat, holding
+from castore.once.owner import Owner
 
 _spec = importlib.util.spec_from_file_location(
     "castore_once_simulation", Path(__file__).with_name("simulation.py")
@@ -57,3 +64,16 @@ def clock(monkeypatch):
 def _nothing_held():
     """Begin each test in a context that holds nothing, whatever the last one left."""
     holding._held.set(())
+
+
+@pytest.fixture(params=["local", "memory"])
+def backend(request, tmp_path):
+    """Yield an empty backend of each kind."""
+    return LocalBackend(tmp_path) if request.param == "local" else MemoryBackend(uuid.uuid4().hex)
+
+
+@pytest.fixture
+def gone():
+    """Return the owner of a process that is over."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        return replace(Owner.here(), pid=process.pid)

@@ -20,7 +20,7 @@ _LATE = heartbeat.TTL / 2
 _STALL = heartbeat.TTL + heartbeat.RENEW + 1
 
 
-class Over(BaseException):  # noqa: N818  not an error: the process is gone
+class Over(BaseException):
     """Raised in a process that is killed, wherever it is."""
 
 
@@ -71,7 +71,7 @@ class World:
         patch.setattr(observer, "_FIRST_PAUSE", 5.0)  # fewer steps until something happens
         patch.setattr(observer, "_LONGEST_NEAR", 15.0)
         patch.setattr(Owner, "here", classmethod(lambda _: self._me().owner))
-        patch.setattr(Owner, "is_gone", lambda owner: self._is_gone(owner))
+        patch.setattr(Owner, "is_gone", lambda owner: self.processes[owner.pid - 1000].killed)
 
     def start(self, act):
         """Add a process that is going to call ``act(process)``."""
@@ -132,9 +132,6 @@ class World:
     def _me(self):
         return getattr(self.here, "process", None) or self.here.acting
 
-    def _is_gone(self, owner):
-        return self.processes[owner.pid - 1000].killed
-
     def _happen(self, what, number):
         process = self.processes[number % len(self.processes)]
         if process.finished or process.killed:
@@ -163,14 +160,14 @@ class World:
 
     def _advance(self, seconds):
         end = self.time + seconds
-        while due := [t for t in self._timers if t[0] <= end]:
-            timer = min(due, key=lambda t: t[0])
-            self.time = max(self.time, timer[0])
-            timer[0] += timer[1]
-            self.here.acting = timer[3]
-            if timer[3].killed or timer[3].finished:
-                self._timers.remove(timer)
-            elif timer[3].stalled <= self.time and not timer[2]():
+        while due := [timer for timer in self._timers if timer[0] <= end]:
+            timer = min(due, key=lambda timer: timer[0])
+            moment, every, act, process = timer
+            self.time = max(self.time, moment)
+            timer[0] += every
+            self.here.acting = process
+            over = process.killed or process.finished
+            if over or (process.stalled <= self.time and not act()):
                 self._timers.remove(timer)
         self.time = max(self.time, end)
 

@@ -189,7 +189,8 @@ def test_waiting_for_all_ends_with_the_last_held_row(claims, clock):
     """A wait for all rows goes on until none of them is held, whoever else holds other rows."""
     held = [apart(claims.claim, rows(n), f"{n}") for n in range(3)]
     with claims.claim(rows(0, 1, 7), "ours") as ours:
-        clock.on_pause = lambda: held[len(clock.paused) - 1].done()
+        left = iter(held)
+        clock.on_pause = lambda: next(left).done()
         assert ours.wait_for_all(rows(0, 1, 7))
         assert len(clock.paused) == 2
         assert [one.label for one in ours.lower()] == ["2"]
@@ -233,11 +234,10 @@ def test_a_claim_nobody_renews_dies(claims, clock):
 
 def test_a_renewed_claim_lives(claims, clock):
     """A claim that is renewed is waited for as long as it lasts."""
+    renewals = []
+    clock.every = lambda _, act: renewals.append(act) or (lambda: None)
     theirs = apart(claims.claim, rows(1), "theirs")
-    renew = theirs._end.__closure__
-
-    keeper = next(cell.cell_contents for cell in renew if hasattr(cell.cell_contents, "renew"))
-    clock.on_pause = lambda: len(clock.paused) % 50 == 0 and keeper.renew()
+    clock.on_pause = lambda: len(clock.paused) % 50 == 0 and renewals[0]()
     with claims.claim(rows(1), "ours") as ours:
         assert not ours.wait_for_all(rows(1), wait=5 * TTL)
     theirs.done()

@@ -24,9 +24,13 @@ needs = st.lists(
 )
 
 
-def happening(what, most):
-    """Strategy for what happens to some processes, at some step."""
-    return st.lists(st.tuples(st.integers(0, 120), st.just(what), st.integers(0, 3)), max_size=most)
+def happening(*most):
+    """Strategy for what happens to which processes at which steps; `most` is how often what."""
+    lists = [
+        st.lists(st.tuples(st.integers(0, 120), st.just(what), st.integers(0, 3)), max_size=count)
+        for what, count in most
+    ]
+    return st.tuples(*lists).map(lambda found: [event for events in found for event in events])
 
 
 def ids(rows):
@@ -81,7 +85,7 @@ class Requests:
         return True
 
 
-def run(simulation, needs, schedule, events, raising=(), seconds=TTL + 50.0):
+def run(simulation, needs, schedule, events, *, raising=(), seconds=TTL + 50.0):
     """Run one request for each of `needs`."""
     with pytest.MonkeyPatch.context() as patch:
         world = simulation.World(patch)
@@ -97,17 +101,16 @@ def run(simulation, needs, schedule, events, raising=(), seconds=TTL + 50.0):
 @given(
     needs=needs,
     schedule=schedules,
-    kills=happening("kill", 2),
-    lates=happening("late", 3),
+    events=happening(("kill", 2), ("late", 3)),
     raising=st.sets(st.integers(0, 3), max_size=1),
     seconds=durations,
 )
-def test_no_row_is_computed_twice(simulation, needs, schedule, kills, lates, raising, seconds):
+def test_no_row_is_computed_twice(simulation, needs, schedule, events, *, raising, seconds):
     """Of overlapping requests only rows whose owner was killed or failed are computed again.
 
     Nobody waits for ever, and who lives has all his rows in the end.
     """
-    world, requests = run(simulation, needs, schedule, kills + lates, raising, seconds)
+    world, requests = run(simulation, needs, schedule, events, raising=raising, seconds=seconds)
     for row, count in requests.computed.items():
         assert count <= 1 + requests.in_vain[row]
     there = {int(i.name.removeprefix("rows/")) for i in world.backend.real.list("rows/")}
@@ -117,7 +120,7 @@ def test_no_row_is_computed_twice(simulation, needs, schedule, kills, lates, rai
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
-@given(needs=needs, schedule=schedules, stalls=happening("stall", 1))
+@given(needs=needs, schedule=schedules, stalls=happening(("stall", 1)))
 def test_a_stalled_claim_holds_nobody_up(simulation, needs, schedule, stalls):
     """A process that stands still for longer than a claim lives is overtaken, and gets on."""
     _, requests = run(simulation, needs, schedule, stalls)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,6 @@ import pytest
 from hypothesis import given
 
 from castore.backend.local import LocalBackend
-from castore.backend.memory import MemoryBackend
 from castore.blobs import layout
 from castore.canonical import seal
 from castore.errors import BackendError, ReadOnlyError
@@ -61,12 +59,6 @@ print(found.decode(), flush=True)
 """
 
 
-@pytest.fixture(params=["local", "memory"])
-def backend(request, tmp_path):
-    """Yield an empty backend of each kind."""
-    return LocalBackend(tmp_path) if request.param == "local" else MemoryBackend(uuid.uuid4().hex)
-
-
 def absent():
     """Look for an entry that is not there."""
 
@@ -92,14 +84,6 @@ def child(script, *arguments):
         [sys.executable, "-c", script, *map(str, arguments)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
-
-
-@pytest.fixture
-def gone():
-    """Return the owner of a process that is over."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        owner = replace(Owner.here(), pid=process.pid)
-    return owner
 
 
 @given(key=st.text("0123456789abcdef", min_size=32, max_size=32), epoch=st.integers(0, 2**70))

@@ -16,9 +16,13 @@ durations = st.sampled_from([5.0, TTL + 50.0])
 schedules = st.lists(st.integers(0, 11), max_size=120)
 
 
-def happening(what, who, most):
-    """Strategy for what happens to some processes, at some step."""
-    return st.lists(st.tuples(st.integers(0, 90), st.just(what), who), max_size=most)
+def happening(*most):
+    """Strategy for what happens to which processes at which steps; `most` is how often what."""
+    lists = [
+        st.lists(st.tuples(st.integers(0, 90), st.just(what), st.integers(0, 4)), max_size=count)
+        for what, count in most
+    ]
+    return st.tuples(*lists).map(lambda found: [event for events in found for event in events])
 
 
 class Requests:
@@ -67,14 +71,12 @@ class Requests:
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(
     schedule=schedules,
-    kills=happening("kill", st.integers(0, 4), 2),
-    stalls=happening("stall", st.integers(0, 3), 1),
-    lates=happening("late", st.integers(0, 4), 2),
+    events=happening(("kill", 2), ("stall", 1), ("late", 2)),
     raising=st.sets(st.integers(0, 3), max_size=1),
     seconds=durations,
 )
 def test_one_computation_and_one_more_for_each_mishap(
-    simulation, collectors, schedule, kills, stalls, lates, raising, seconds
+    simulation, collectors, schedule, events, *, raising, seconds
 ):
     """Four requesters compute once, and once more at most for each death, stall or exception.
 
@@ -88,9 +90,10 @@ def test_one_computation_and_one_more_for_each_mishap(
             world.start(requests.ask)
         for _ in range(collectors):
             world.start(lambda _: collect(world.backend))
-        world.run(schedule, kills + stalls + lates)
+        world.run(schedule, events)
         killed = sum(process.killed for process in world.processes)
-        mishaps = killed + len(stalls) + requests.raised
+        stalls = sum(what == "stall" for _, what, _ in events)
+        mishaps = killed + stalls + requests.raised
         assert requests.computations <= 1 + mishaps
         assert requests.without == []
         if not stalls and not any(p.killed for p in world.processes[4:]):
@@ -106,7 +109,7 @@ def test_one_computation_and_one_more_for_each_mishap(
 @given(
     schedule=schedules,
     kill=st.integers(0, 30),
-    lates=happening("late", st.integers(0, 4), 3),
+    lates=happening(("late", 3)),
 )
 def test_collecting_does_not_let_two_in(simulation, schedule, kill, lates):
     """Beside collectors that live, a death costs one more computation, and none at once."""

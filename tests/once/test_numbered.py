@@ -1,10 +1,9 @@
-"""The files of claims: what they say, and that nobody gets a number below one he was not seen by."""
+"""The files of claims: what they say, and that none is lower than one that did not see it."""
 
 from __future__ import annotations
 
 import os
 import time
-import uuid
 
 import hypothesis.strategies as st
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given
 
 from castore.backend.local import LocalBackend
-from castore.backend.memory import MemoryBackend
 from castore.canonical import seal
 from castore.errors import BackendError
 from castore.once import numbered
@@ -21,13 +19,6 @@ from castore.once.numbered import Content, Folder
 
 PREFIX = "boot/scope/"
 ROWS = np.arange(48, dtype=np.uint8).reshape(3, 16)
-
-
-@pytest.fixture(params=["local", "memory"])
-def backend(request, tmp_path, monkeypatch):
-    """Yield an empty backend of each kind."""
-    monkeypatch.setattr(numbered, "_tidied", set())
-    return LocalBackend(tmp_path) if request.param == "local" else MemoryBackend(uuid.uuid4().hex)
 
 
 def names(backend):

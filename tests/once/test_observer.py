@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
-import sys
 import time
-import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from castore.backend.local import LocalBackend
-from castore.backend.memory import MemoryBackend
 from castore.canonical import seal, unseal
 from castore.once.heartbeat import SLACK, TTL, Sign
 from castore.once.observer import Observer, pauses, rest
@@ -34,20 +30,6 @@ def read(data):
     """Return what a file says."""
     sign = Sign.of(unseal(data, NAME)) if data.startswith(b"{") else None
     return Content(sign) if sign else None
-
-
-@pytest.fixture(params=["local", "memory"])
-def backend(request, tmp_path):
-    """Yield an empty backend of each kind."""
-    return LocalBackend(tmp_path) if request.param == "local" else MemoryBackend(uuid.uuid4().hex)
-
-
-@pytest.fixture
-def gone():
-    """Return the owner of a process that is over."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        owner = replace(Owner.here(), pid=process.pid)
-    return owner
 
 
 def write(backend, owner=None, held=0.0):

@@ -83,6 +83,7 @@ class Work:
     def __init__(self, form, *, streams=False):
         self.form = FORMS[form]
         self.streams = streams
+        self.shift = 0
         self.seen = Seen()
 
     def __call__(self, rows):
@@ -92,7 +93,7 @@ class Work:
 
     def of(self, rows):
         """Return what rows come to, and remember them."""
-        self.seen.extend((number, version) for number, version in rows[:, :2].tolist())
+        self.seen.extend(map(tuple, (rows[:, :2] - self.shift).tolist()))
         return self.form(rows)
 
     def _stream(self, pieces):
@@ -210,20 +211,14 @@ TENSORS = {
 class Reads(Work):
     """A function of a loader, row by row, that tells which rows it was given."""
 
-    def __init__(self, form, *, streams=False, shift=0):
+    def __init__(self, form, *, streams=False):
         super().__init__("array", streams=streams)
         self.form = TENSORS[form]
-        self.shift = shift
 
     def __call__(self, loader):
         """Return the rows in a form, or yield them batch by batch."""
         batches = (rows.reshape(-1, 4) for (rows, *_) in loader)
         return self._stream(batches) if self.streams else self.of(torch.cat([*batches]))
-
-    def of(self, rows):
-        """Return what rows come to, and remember them."""
-        super().of((rows[:, :2] - self.shift).numpy())
-        return self.form(rows)
 
 
 class Batches:
@@ -404,7 +399,7 @@ class Features:
 
     def of(self, pixels, samples):
         """Return the features of a batch."""
-        self.seen.extend((number, version) for number, version in samples.tolist())
+        self.seen.extend(map(tuple, samples.tolist()))
         return self.model(pixels.to(self.dtype))
 
 

@@ -1,0 +1,376 @@
+"""One computation for all who ask: real processes, threads and signals, through the store."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import random
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import castore
+from castore.backend.local import LocalBackend
+from castore.canonical import seal, unseal
+from castore.once import lease
+
+_spec = importlib.util.spec_from_file_location(
+    "castore_players", Path(__file__).with_name("players.py")
+)
+players = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(players)
+
+ROWS = np.arange(100)
+FIRST, SECOND = np.arange(60), np.arange(40, 100)
+GONE = 0.3  # seconds after which a player takes a silent one for dead, where it is told to
+
+
+@pytest.fixture(scope="module")
+def shared_stage():
+    """Start the process that starts players."""
+    with players.Stage() as stage:
+        yield stage
+
+
+@pytest.fixture
+def stage(shared_stage):
+    """Yield a stage without players, and end those that were started."""
+    yield shared_stage
+    shared_stage.clear()
+
+
+@pytest.fixture(scope="module")
+def shared_torch_stage():
+    """Start the process that starts players who have torch."""
+    pytest.importorskip("torch")
+    with players.Stage("torch") as stage:
+        yield stage
+
+
+@pytest.fixture
+def torch_stage(shared_torch_stage):
+    """Yield a stage without players, who will have torch."""
+    yield shared_torch_stage
+    shared_torch_stage.clear()
+
+
+@pytest.fixture
+def place():
+    """Yield the root of a store and a state folder that every user may look into."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield {"root": Path(folder, "store"), "state": Path(folder, "state")}
+
+
+def leases(place):
+    """Return the files of leases."""
+    return [path for path in (place["root"] / "leases").rglob("*") if path.is_file()]
+
+
+def claims(place):
+    """Return the files of claims, the last one last."""
+    return sorted(path for path in place["state"].rglob("claims/*/*/*") if path.is_file())
+
+
+def collect(place):
+    """Remove the leases of the dead; return how many."""
+    return lease.collect(LocalBackend(place["root"]))
+
+
+def stored(place):
+    """Return the values of all entries, each with its samples' rows one after another."""
+    store = castore.open(place["root"], mode="ro")
+    return [np.array(store.entry(info.key).arrays()["result"]) for info in store.entries()]
+
+
+def right(player, samples):
+    """Tell whether a player gets the value of samples, whatever happens before."""
+    return np.array_equal(player.value(), players.values(samples))
+
+
+def all_hold(asking):
+    """Wait until each computes or waits; return the names of what each does."""
+    return [player.hear("computing", "waiting")[0] for player in asking]
+
+
+# One for all who ask
+
+
+@pytest.mark.parametrize(("processes", "threads"), [(16, 1), (1, 16), (4, 4)])
+@pytest.mark.parametrize("rowwise", [False, True])
+def test_one_computes_for_all(stage, place, processes, threads, rowwise):
+    """Of 16 processes, 16 threads or a mixture one computes, and all return equal bits."""
+    asking = stage.players(processes)
+    for player in asking:
+        player.ask(threads=threads, samples=ROWS, holds=1, rowwise=rowwise, **place)
+    seen = [player.hear("computing", "waiting") for player in asking for _ in range(threads)]
+    assert sorted(name for name, _ in seen) == ["computing"] + ["waiting"] * 15
+    next(player for player in asking if player.computed()).order()
+    got = [player.hear("returned")[1] for player in asking for _ in range(threads)]
+    assert {value.tobytes() for value, _ in got} == {players.values(ROWS).tobytes()}
+    assert len(stored(place)) == 1
+    assert leases(place) == []
+
+
+def test_a_waiter_counts_and_says_whom_it_waits_for(stage, place):
+    """A wait is counted and timed, and its log line names function, process and machine."""
+    owner, waiter = stage.players(2)
+    owner.ask(samples=ROWS, holds=1, **place)
+    owner.hear("computing")
+    waiter.ask(samples=ROWS, **place)
+    _, line = waiter.hear("waiting")
+    assert line.startswith(f"waiting for Work in process {owner.pid} on {socket.gethostname()}, ")
+    owner.order()
+    assert right(owner, ROWS)
+    assert right(waiter, ROWS)
+    assert (waiter.stats.waits, waiter.stats.hits, waiter.stats.computations) == (1, 1, 0)
+    assert waiter.stats.wait_seconds > 0
+    assert (owner.stats.waits, owner.stats.wait_seconds) == (0, 0)
+
+
+# Owners that end
+
+
+@pytest.mark.parametrize("rowwise", [False, True])
+def test_a_killed_owner_is_replaced(stage, place, rowwise):
+    """When the owner is killed one of those who wait computes, and nothing is left of him."""
+    owner, *waiters = stage.players(3)
+    owner.ask(samples=ROWS, holds=1, rowwise=rowwise, **place)
+    owner.hear("computing")
+    for player in waiters:
+        player.ask(samples=ROWS, holds=1, rowwise=rowwise, **place)
+        player.hear("waiting")
+    assert collect(place) == 0
+    assert len(leases(place)) == 1
+    begun = time.monotonic()
+    owner.kill()
+    second = players.Player.first(waiters)
+    second.hear("computing")
+    print(f"taken over after {time.monotonic() - begun:.3f} s")  # noqa: T201
+    assert collect(place) == 0
+    second.order()
+    assert all(right(player, ROWS) for player in waiters)
+    assert sum(len(player.computed()) for player in waiters) == 1
+    assert len(stored(place)) == 1
+    assert collect(place) == 1
+    assert leases(place) == []
+
+
+ENDS = {
+    "error": lambda owner: owner.order(ValueError("no")),
+    "exit": lambda owner: owner.order(SystemExit(1)),
+    "interrupt": lambda owner: owner.signal(signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("rowwise", [False, True])
+@pytest.mark.parametrize("end", ENDS)
+def test_an_error_is_not_kept(stage, place, end, rowwise):
+    """Whatever ends the owner's function, its lease is free and another computes at once."""
+    owner, waiter = stage.players(2)
+    owner.ask(samples=ROWS, holds=1, rowwise=rowwise, **place)
+    owner.hear("computing")
+    waiter.ask(samples=ROWS, holds=1, rowwise=rowwise, **place)
+    waiter.hear("waiting")
+    ENDS[end](owner)
+    owner.hear("raised")
+    waiter.hear("computing")
+    waiter.order()
+    assert right(waiter, ROWS)
+    owner.ask(samples=ROWS, rowwise=rowwise, **place)
+    assert right(owner, ROWS)
+    assert len(owner.computed()) == len(waiter.computed()) == 1
+    assert leases(place) == []
+
+
+# Those who do not wait
+
+
+@pytest.mark.parametrize("wait", [False, 0, 0.2])
+@pytest.mark.parametrize(("samples", "rowwise"), [(ROWS, False), (ROWS, True), (FIRST, True)])
+def test_who_does_not_wait_computes_beside_the_owner(stage, place, wait, samples, rowwise):
+    """A call that may not wait, or no longer, computes; the first to publish is who all have."""
+    owner, other = stage.players(2)
+    owner.ask(samples=ROWS, holds=1, stamp=True, rowwise=rowwise, **place)
+    owner.hear("computing")
+    other.ask(samples=samples, stamp=True, rowwise=rowwise, wait=wait, **place)
+    assert (other.value() == other.pid).all()
+    assert np.concatenate(other.computed()).tolist() == samples.tolist()
+    assert other.stats.waits == bool(wait)
+    assert other.stats.wait_seconds >= wait / 2
+    owner.order()
+    assert (owner.value() == (other.pid if samples is ROWS else owner.pid)).all()
+    assert owner.stats.disagreements == (samples is ROWS)
+    assert len(stored(place)) == 1 + (samples is not ROWS)
+    assert leases(place) == []
+
+
+# Overlapping rows
+
+
+def subsets(seed):
+    """Return eight random subsets of 5,000 of 8,000 samples."""
+    draw = np.random.default_rng(seed)
+    return [draw.choice(8000, 5000, replace=False) for _ in range(8)]
+
+
+def computed(asking):
+    """Return all samples that some players computed, one after another."""
+    return np.concatenate([rows for player in asking for rows in player.computed()])
+
+
+def repeated(samples):
+    """Return how many of some samples were there before."""
+    return len(samples) - len(np.unique(samples))
+
+
+@pytest.mark.parametrize("holds", [0, 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_row_is_computed_twice(stage, place, seed, holds):
+    """Eight processes that want overlapping rows compute each once, and all are right."""
+    asking, wanted = stage.players(8), subsets(seed)
+    for player, samples in zip(asking, wanted, strict=True):
+        player.ask(samples=samples, holds=holds, rowwise=True, **place)
+    if holds:
+        for player, doing in zip(asking, all_hold(asking), strict=True):
+            if doing == "computing":
+                player.order()
+    assert all(right(*one) for one in zip(asking, wanted, strict=True))
+    assert sorted(computed(asking)) == sorted(set().union(*map(set, wanted)))
+    assert leases(place) == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_only_rows_of_the_killed_are_computed_twice(stage, place, count):
+    """When some of eight are killed while they compute, others compute their rows, each once."""
+    asking, wanted = stage.players(8), subsets(7)
+    for player, samples in zip(asking, wanted, strict=True):
+        player.ask(samples=samples, holds=1, rowwise=True, **place)
+    doing = all_hold(asking)
+    killed = [player for player, what in zip(asking, doing, strict=True) if what == "computing"]
+    killed = sorted(killed, key=lambda player: -len(player.computed()[0]))[:count]
+    for player in killed:
+        player.kill()
+    for player, what in zip(asking, doing, strict=True):
+        player.order() if what == "computing" and player not in killed else None
+    living = [one for one in zip(asking, wanted, strict=True) if one[0] not in killed]
+    for player, _ in living:
+        player.obliging = True
+    assert all(right(*one) for one in living)
+    assert repeated(computed(player for player, _ in living)) == 0
+    again = np.intersect1d(computed(asking[:]), computed(killed))
+    assert len(again)
+    assert collect(place) == count
+    assert leases(place) == []
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_only_a_probe_computes_rows_twice(torch_stage, place, killed):
+    """Where a model must be tried first, one process tries it, on a few rows."""
+    asking, wanted = torch_stage.players(8), subsets(11)
+    for player, samples in zip(asking, wanted, strict=True):
+        player.ask(samples=samples, holds=1, torch=True, **place)
+    owner = asking[all_hold(asking).index("computing")]
+    assert [len(player.computed()) for player in asking].count(1) == 1
+    if killed:
+        owner.kill()
+    else:
+        owner.order()
+    living = [one for one in zip(asking, wanted, strict=True) if not killed or one[0] is not owner]
+    for player, _ in living:
+        player.obliging = True
+    assert all(right(*one) for one in living)
+    probed = [player.stats.rows_probed for player, _ in living if player.stats.rows_probed]
+    assert len(probed) == 1
+    assert repeated(computed(player for player, _ in living)) == probed[0] <= 36
+
+
+# Functions that ask themselves
+
+
+@pytest.mark.parametrize("rowwise", [False, True])
+@pytest.mark.parametrize("how", ["here", "thread"])
+def test_crosswise_calls_end(stage, place, how, rowwise):
+    """Two functions that each ask for what the other computes, itself or in a thread, both end."""
+    crosswise(stage, place, place=how, rowwise=rowwise)
+
+
+@pytest.mark.parametrize("opens", [False, True])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_crosswise_workers_end(torch_stage, place, method, opens):
+    """So do those whose DataLoader workers ask, through a store of their own or their parent's."""
+    crosswise(torch_stage, place, place=method, opens=opens)
+
+
+def crosswise(stage, where, **how):
+    """Have two players compute what the other asks for within."""
+    state = {"state": where["state"]}
+    pair = list(zip(stage.players(2), (FIRST, SECOND), (SECOND, FIRST), strict=True))
+    for player, samples, other in pair:
+        inner = {"root": where["root"], "samples": other}
+        player.ask(samples=samples, holds=1, inner=[inner], root=where["root"], **state, **how)
+        player.hear("computing")
+    for player, _, _ in pair:
+        player.order()
+    for player, samples, other in pair:
+        assert right(player, other)
+        assert right(player, samples)
+    assert len(stored(where)) == 2
+    assert leases(where) == []
+
+
+# What lies in the way
+
+
+def foreign(path):
+    """Have a file name a process of another machine."""
+    header, newline, rest = path.read_bytes().partition(b"\n")
+    document = unseal(header, "a test")
+    document["owner"]["boot"] = "elsewhere"
+    path.write_bytes(seal(document) + newline + rest)
+
+
+def from_the_future(path):
+    """Date a file of another machine a day ahead."""
+    foreign(path)
+    os.utime(path, (time.time() + 86400,) * 2)
+
+
+def unreadable(path):
+    """Put something in the place of a file that is none."""
+    path.unlink()
+    path.mkdir()
+
+
+HARM = {
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(os.urandom(1000)),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "foreign": foreign,
+    "future": from_the_future,
+    "no file": unreadable,
+    "hidden": lambda path: path.chmod(0),
+}
+
+
+@pytest.mark.parametrize("wait", [True, 0.2])
+@pytest.mark.parametrize("harm", HARM)
+def test_a_bad_lease_holds_nobody_up(stage, place, harm, wait):
+    """Whatever a lease is, who waits computes when it does not change, or when he gives up."""
+    owner, other = stage.players(2)
+    owner.ask(samples=ROWS, holds=1, **place)
+    owner.hear("computing")
+    owner.kill()
+    (path,) = leases(place)
+    HARM[harm](path)
+    other.ask(samples=ROWS, wait=wait, ttl=GONE if wait is True else None, **place)
+    assert right(other, ROWS)
+    assert len(other.computed()) == 1
+    assert len(stored(place)) == 1
