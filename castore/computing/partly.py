@@ -216,7 +216,7 @@ class Partly:
         for row in alone:
             by_itself = self.request.over(chosen[row : row + 1])
             kept = {name: column[row : row + 1] for name, column in stored.items()}
-            why = why or self._disagreement(by_itself, kept)
+            why = why or self._disagreement(by_itself, kept, stored)
         return self._judged(Verdict(not why, "probe", why or f"{len(chosen)} rows agreed"))
 
     def _judged(self, verdict: Verdict) -> Verdict:
@@ -229,7 +229,12 @@ class Partly:
             rowwise.write(self._publisher.backend, self.request, verdict)
         return verdict
 
-    def _disagreement(self, some: Request, stored: Mapping[str, AnyArray]) -> str:
+    def _disagreement(
+        self,
+        some: Request,
+        stored: Mapping[str, AnyArray],
+        among: Mapping[str, AnyArray] | None = None,
+    ) -> str:
         """Compute some rows again; say in what they differ, or what went wrong."""
         try:
             outcome = execute(some, self.whole.call, Sink(lambda: None), progress=False)
@@ -237,7 +242,9 @@ class Partly:
             return f"it raised {type(error).__name__} over some of the rows: {error}"
         if isinstance(outcome, ResultError):
             return str(outcome)
-        return self._objection(outcome, some) or rowwise.difference(stored, outcome.columns())
+        return self._objection(outcome, some) or rowwise.difference(
+            stored, outcome.columns(), among
+        )
 
     def _objection(self, outcome: Outcome, some: Request) -> str:
         """Say why what the function returned cannot be rows of the table."""

@@ -18,10 +18,10 @@ from castore.arrays import AnyArray
 from castore.computing.rows import Lent
 from castore.identity.datasets.samples import Indices
 
-__all__ = ["MOST", "alone", "choose", "sizes"]
+__all__ = ["LEAST", "MOST", "alone", "choose", "sizes"]
 
-#: Rows a probe computes again, at most.
-MOST = 32
+#: Rows a probe computes again together, at least and at most.
+LEAST, MOST = 8, 32
 
 _SIZES = (5, 1, 2, 7, 3)
 _ALONE = 4
@@ -45,19 +45,20 @@ def choose(lenders: Iterable[Lent]) -> Indices:
 def alone(stored: Mapping[str, AnyArray]) -> list[int]:
     """Return which of the chosen rows to compute by themselves, some that differ in value.
 
-    Nothing if no two rows differ: such rows tell nothing.
+    Nothing if the chosen rows can tell nothing: if they are fewer than `LEAST`, or fewer than
+    `MOST` and the same in some column.
 
     Parameters
     ----------
     stored : mapping
         Columns of the chosen rows.
     """
-    found = []
-    for column in stored.values():
-        if column.size:
-            rows = arrays.raw(column).reshape(len(column), -1)
-            found += np.flatnonzero((rows != rows[0]).any(axis=1))[:1].tolist()
-    return [0, *sorted(set(found))[: _ALONE - 1]] if found else []
+    count = min((len(column) for column in stored.values()), default=0)
+    columns = [arrays.raw(c).reshape(count, -1) for c in stored.values() if c.size]
+    others = [np.flatnonzero((rows != rows[0]).any(axis=1))[:1].tolist() for rows in columns]
+    enough = count == MOST or (count >= LEAST and all(others))
+    found = sorted({row for rows in others for row in rows})
+    return [0, *found[: _ALONE - 1]] if enough and found else []
 
 
 def _spread(count: int, most: int) -> Indices:

@@ -130,13 +130,19 @@ def _name(request: Request) -> str:
     return layout.verdict(request.function.table, code)
 
 
-def difference(stored: Mapping[str, AnyArray], computed: Mapping[str, AnyArray]) -> str:
+def difference(
+    stored: Mapping[str, AnyArray],
+    computed: Mapping[str, AnyArray],
+    among: Mapping[str, AnyArray] | None = None,
+) -> str:
     """Say in what rows computed again differ from those stored; nothing if they agree.
 
     Parameters
     ----------
     stored, computed : mapping
         Columns of the same rows in the same order.
+    among : mapping, optional
+        Stored rows that tell the scale of each element; by default `stored`.
     """
     if list(stored) != list(computed):
         return f"it returned {', '.join(computed)} instead of {', '.join(stored)}"
@@ -145,21 +151,21 @@ def difference(stored: Mapping[str, AnyArray], computed: Mapping[str, AnyArray])
         if (before.dtype, before.shape) != (after.dtype, after.shape):
             kinds = f"{after.dtype} {after.shape} instead of {before.dtype} {before.shape}"
             return f"{name} was {kinds}"
-        rows = np.flatnonzero(~agreeing(before, after))
+        rows = np.flatnonzero(~agreeing(before, after, (among or stored)[name]))
         if len(rows):
             return f"{name} differed in {len(rows):,} of {len(before):,} rows computed again"
     return ""
 
 
-def agreeing(before: AnyArray, after: AnyArray) -> AnyArray:
+def agreeing(before: AnyArray, after: AnyArray, among: AnyArray) -> AnyArray:
     """Tell of each row of two arrays whether it is the same, or as near as its type allows.
 
     Near is within a share of the value's magnitude and of the scale of its element.
 
     Parameters
     ----------
-    before, after : ndarray
-        (n, ...), of one dtype.
+    before, after, among : ndarray
+        (n, ...), (n, ...) and (m, ...), of one dtype; the last tells the scale.
 
     Returns
     -------
@@ -172,7 +178,7 @@ def agreeing(before: AnyArray, after: AnyArray) -> AnyArray:
         before, after = (arrays.raw(a).reshape(count, -1) for a in (before, after))
         same: AnyArray = (before == after).all(axis=1)
         return same
-    scale = scale_of(before)
+    scale = scale_of(among)
     before, after = _wide(before), _wide(after)
     magnitude = np.abs(before)
     with np.errstate(invalid="ignore"):  # infinity less infinity is caught by equality
@@ -185,8 +191,8 @@ def agreeing(before: AnyArray, after: AnyArray) -> AnyArray:
 def scale_of(values: AnyArray) -> AnyArray:
     """Return how large each element of a row is over all rows, and a little of what is usual.
 
-    Element by element: one huge element, such as a masked logit, must not hide the others.
-    The little is for elements that are mostly zero, as behind a ReLU.
+    Element by element: one huge element, such as a masked logit, must not hide the others. The
+    little, of the smaller values, is for elements that are mostly zero, as behind a ReLU.
 
     Parameters
     ----------
@@ -201,7 +207,7 @@ def scale_of(values: AnyArray) -> AnyArray:
     magnitude = np.abs(_wide(values))
     magnitude[~np.isfinite(magnitude)] = 0.0
     nonzero = magnitude[magnitude > 0]
-    usual = np.median(nonzero) if nonzero.size else 0.0
+    usual = np.quantile(nonzero, _SMALLER) if nonzero.size else 0.0
     scale: AnyArray = magnitude.mean(axis=0) + _USUAL * usual
     return scale
 
@@ -211,4 +217,4 @@ def _wide(values: AnyArray) -> AnyArray:
     return values.astype(wide).reshape(len(values), -1)
 
 
-_USUAL = 0.01
+_SMALLER, _USUAL = 0.1, 0.1

@@ -118,7 +118,7 @@ class Folder:
             in_turn = False
             try:
                 if in_turn := self._is_in_turn(number, content):
-                    self._drop_dead()
+                    self._drop_dead(number)
                     return number, content
             finally:
                 if not in_turn:
@@ -162,9 +162,10 @@ class Folder:
         follower = self._observer.see(info).content
         return other == number + 1 and follower is not None and follower.after == content.sign.nonce
 
-    def _drop_dead(self) -> None:
+    def _drop_dead(self, own: int) -> None:
         try:
-            dead = [info.name for _, info in self._all() if self._observer.see(info).is_dead()]
+            others = [info for number, info in self._all() if number != own]
+            dead = [info.name for info in others if self._observer.see(info).is_dead()]
             self._backend.delete(dead, durable=False)
             if self._backend.url not in _tidied:
                 _tidied.add(self._backend.url)

@@ -240,7 +240,9 @@ def row_number(loader):
 
 
 def progress(loader):
-    return torch.cat([torch.full((len(x),), i / len(loader)) for i, x in enumerate(batches(loader))])
+    return torch.cat(
+        [torch.full((len(x),), i / len(loader)) for i, x in enumerate(batches(loader))]
+    )
 
 
 def position_in_the_batch(loader):
@@ -454,7 +456,9 @@ def test_functions_of_the_whole_differ_between_part_and_whole(function):
     samples = pool(64, seed=0)
     whole = direct(function, load(samples, tuple(range(64)), 8))
     parts = [tuple(range(9, 64, 5)), *((row,) for row in range(8, 16))]
-    assert any(differ(whole, list(part), direct(function, load(samples, part, 8))) for part in parts)
+    assert any(
+        differ(whole, list(part), direct(function, load(samples, part, 8))) for part in parts
+    )
 
 
 def differ(whole: list[Any], rows: list[int], part: list[Any]) -> bool:

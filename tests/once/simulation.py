@@ -151,7 +151,7 @@ class World:
         prompt = [p for p in going if p.late <= self.time] or going
         ready = [p for p in prompt if p.wake <= self.time]
         if not ready:
-            self._advance(min(p.wake for p in prompt) - self.time)
+            self._advance(min(max(p.wake, p.late) for p in going) - self.time)
             return True
         process = ready[choice % len(ready)]
         process.go.release()

@@ -150,7 +150,7 @@ def same(found, expected):
     return list(leaves(found)) == list(leaves(expected))
 
 
-@settings(max_examples=1000)
+@settings(max_examples=700)
 @given(
     requests=sequences(),
     form=st.sampled_from(sorted(FORMS)),
@@ -299,7 +299,7 @@ def ask(store, work, loader, samples, form, known, **options):
     return collate
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(
     requests=sequences(),
     form=st.sampled_from(sorted(TENSORS)),
@@ -345,7 +345,7 @@ def read(path):
     return torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.int64)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(requests=sequences(), choices=st.data())
 def test_files_are_put_together_from_known_rows(needs_torch, places, requests, choices):
     """Files that came, went, moved with their folder or were replaced: the new ones are read."""
@@ -411,7 +411,7 @@ def near(found, expected):
     return bool(((found - expected).abs() <= allowed).all())
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     requests=sequences(),
     dtype=st.sampled_from(["float32", "float32", "float64", "bfloat16"]),
