@@ -1,4 +1,4 @@
-"""One picture: what asking took, and what was found."""
+"""One picture: which rows were computed, what asking took, and what was found."""
 
 from __future__ import annotations
 
@@ -60,33 +60,64 @@ def draw(
     from matplotlib import pyplot as plt
 
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.4), width_ratios=(1.05, 1))
-        figure.suptitle(title, x=0.012, ha="left", fontsize=15, fontweight="bold")
-        _draw_seconds(left, steps)
+        figure, (left, middle, right) = plt.subplots(
+            1, 3, figsize=(16, 5.4), width_ratios=(1.15, 0.85, 1)
+        )
+        figure.suptitle(title, x=0.009, ha="left", fontsize=15, fontweight="bold")
+        _draw_rows(left, steps)
+        _draw_seconds(middle, steps)
         _draw_features(right, features, digits)
         figure.savefig(path, dpi=160)
         plt.close(figure)
 
 
+def _draw_rows(axes: Axes, steps: Sequence[Step]) -> None:
+    axes.set_title("where the rows came from")
+    most = max(step.rows for step in steps)
+    axes.set_xlim(0, most * 1.8)  # room for what is written behind the bars
+    for row, step in enumerate(steps):
+        axes.barh(row, step.reused, height=0.62, color=REUSED)
+        axes.barh(row, step.computed, left=step.reused, height=0.62, color=COMPUTED)
+        parts = {"computed": step.computed, "reused": step.reused}
+        axes.annotate(
+            ", ".join(f"{rows:,} {part}" for part, rows in parts.items() if rows),
+            (step.rows, row), xytext=(6, 0), textcoords="offset points",
+            va="center", color=_colour(step), fontweight="bold",
+        )  # fmt: skip
+    axes.set_yticks(range(len(steps)), [step.name for step in steps])
+    _bare(axes)
+
+
 def _draw_seconds(axes: Axes, steps: Sequence[Step]) -> None:
     seconds = [step.seconds for step in steps]
     start = min(seconds) / 3
-    axes.set_title("time until the features were there (logarithmic)")
+    axes.set_title("seconds until they were there (logarithmic)")
     axes.set_xscale("log")
-    axes.set_xlim(start, max(seconds) * 6)  # room for what is written behind the bars
+    axes.set_xlim(start, max(seconds) * 30)
     for row, step in enumerate(steps):
-        colour = REUSED if step.reused else COMPUTED
+        colour = _colour(step)
         axes.barh(row, step.seconds - start, left=start, height=0.62, color=colour)
+        remark = f", {_duration(step.waited)} of it waiting" if step.waited else ""
+        remark = f", {step.probed} rows tried first" if step.probed else remark
         axes.annotate(
-            f"{_duration(step.seconds)} {'reused' if step.reused else 'computed'}",
-            (step.seconds, row), xytext=(6, 0), textcoords="offset points",
-            va="center", color=colour, fontweight="bold",
+            f"{_duration(step.seconds)}{remark}", (step.seconds, row), xytext=(6, 0),
+            textcoords="offset points", va="center", color=colour, fontweight="bold",
         )  # fmt: skip
-    axes.set_yticks(range(len(steps)), [step.name for step in steps])
-    axes.xaxis.set_major_formatter(lambda value, _: _duration(value))
-    axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", which="minor", length=0)
-    axes.spines["left"].set_visible(False)
+    axes.set_yticks([])
+    _bare(axes)
+
+
+def _colour(step: Step) -> str:
+    return COMPUTED if step.computed else REUSED
+
+
+def _bare(axes: Axes) -> None:
+    """Leave out what numbers beside the bars say already."""
+    axes.set_xticks([])
+    axes.tick_params(axis="both", which="both", length=0)
+    axes.xaxis.set_major_formatter("")
+    axes.xaxis.set_minor_formatter("")
+    axes.spines[:].set_visible(False)
     axes.invert_yaxis()
 
 

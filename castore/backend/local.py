@@ -220,7 +220,8 @@ class LocalBackend:
             if not path.parent.is_dir():
                 if path.parent in self._settled:  # somebody removed it, and perhaps those above
                     self._settled.clear()
-                path.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileExistsError):  # made by others, and removed again
+                    path.parent.mkdir(parents=True, exist_ok=True)
             if durable:
                 self._settle(path.parent)
 

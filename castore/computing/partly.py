@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,11 +61,10 @@ class Partly:
     miss: Miss
 
     def __post_init__(self) -> None:
-        """Begin with all patience, and no trouble."""
+        """Begin without trouble."""
         self._options = self.whole.options
         self._publisher = self.whole.publisher
         self._recorder = self._publisher.notices.recorder
-        self._deadline = time.monotonic() + self._options.patience
         self._trouble: StoreError | None = None
         self._computed = 0
 
@@ -153,7 +151,7 @@ class Partly:
             missing = self.rows.ids[self.rows.missing()]
             with self._watch() as watch:
                 claim.wait_for_all(
-                    missing, wait=self._left(), stop=lambda: self.verdict() is not None,
+                    missing, wait=self.whole.turn.left(), stop=lambda: self.verdict() is not None,
                     on_wait=watch.tell,
                 )  # fmt: skip
 
@@ -161,18 +159,15 @@ class Partly:
         """Wait until one of those before us has rows that are missing."""
         missing = self.rows.ids[self.rows.missing()]
         with self._watch() as watch:
-            claim.wait_for_any(missing, wait=self._left(), on_wait=watch.tell)
+            claim.wait_for_any(missing, wait=self.whole.turn.left(), on_wait=watch.tell)
 
     def _watch(self) -> Watch:
         return Watch(self._recorder, self._options.progress)
 
     def _others(self, claim: Claim) -> RowIds:
         """Return what those before us are computing, while we have the patience to wait."""
-        lower = claim.lower() if self._left() > 0 else []
+        lower = claim.lower() if self.whole.turn.left() > 0 else []
         return np.concatenate([np.empty((0, 16), np.uint8), *(one.row_ids for one in lower)])
-
-    def _left(self) -> float:
-        return max(0.0, self._deadline - time.monotonic())
 
     def verdict(self) -> Verdict | None:
         """Return what is known about the function."""

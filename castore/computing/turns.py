@@ -32,10 +32,17 @@ class Turn:
         What somebody else computed meanwhile.
     lease : Lease or None
         The right to compute; None where nobody was asked.
+    deadline : float
+        Until when others may still be waited for, by the monotonic clock.
     """
 
     hit: Hit | None = None
     lease: Lease | None = None
+    deadline: float = 0.0
+
+    def left(self) -> float:
+        """Return for how many seconds others may still be waited for."""
+        return max(0.0, self.deadline - time.monotonic())
 
     def may_replace(self) -> bool:
         """Tell whether what is there may give way: not if the lease was lost meanwhile."""
@@ -77,6 +84,7 @@ class Turns:
         writing : bool
             Whether what is computed can be stored; if not, nobody waits for it.
         """
+        deadline = time.monotonic() + options.patience
         if not writing:
             yield Turn()
             return
@@ -88,9 +96,9 @@ class Turns:
                 )  # fmt: skip
             if isinstance(found, Lease):
                 with found:
-                    yield Turn(lease=found)
+                    yield Turn(lease=found, deadline=deadline)
             else:
-                yield Turn(hit=found)
+                yield Turn(hit=found, deadline=deadline)
 
 
 class Watch(contextlib.ExitStack):

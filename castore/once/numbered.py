@@ -8,7 +8,7 @@
     row ids, 16 bytes each
 
 A header, a newline, the rows. A new claim has the number above the highest, by
-create-if-absent; one that is done is deleted, one whose owner died by whoever comes next. So a
+create-if-absent; one that is done is deleted, one whose owner died by somebody above. So a
 number may come again, too late: lower than a claim that did not see it. Therefore each says, by
 its nonce, whom it comes ``after``. A claim that finds itself below one that came after another
 was late; it is withdrawn, and made again.
@@ -163,9 +163,10 @@ class Folder:
         return other == number + 1 and follower is not None and follower.after == content.sign.nonce
 
     def _drop_dead(self, own: int) -> None:
+        """Remove dead claims below one's own, whose numbers nobody can have again meanwhile."""
         try:
-            others = [info for number, info in self._all() if number != own]
-            dead = [info.name for info in others if self._observer.see(info).is_dead()]
+            lower = [info for number, info in self._all() if number < own]
+            dead = [info.name for info in lower if self._observer.see(info).is_dead()]
             self._backend.delete(dead, durable=False)
             if self._backend.url not in _tidied:
                 _tidied.add(self._backend.url)

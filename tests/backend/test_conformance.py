@@ -329,6 +329,55 @@ def test_two_uploads_do_not_meet(backend):
     assert (backend.get("one"), backend.get("two")) == (b"11", b"2")
 
 
+def test_advice_is_an_object_like_any_other(backend):
+    """What need not outlive a power cut is written, refused, replaced, listed and deleted alike."""
+    assert backend.create("advice/1", [b"on", b"e"], durable=False) is True
+    assert backend.create("advice/1", [b"two"], durable=False) is False
+    assert backend.get("advice/1") == b"one"
+    backend.put("advice/1", [b"three"], durable=False)
+    backend.put("advice/2", [b""], durable=False)
+    assert backend.get("advice/1") == b"three"
+    assert listed(backend) == ["advice/1", "advice/2"]
+    assert backend.delete(["advice/1", "advice/none", "advice/2"], durable=False) == 2
+    assert listed(backend) == []
+    assert backend.create("advice/1", [b"again"])
+    assert backend.get("advice/1") == b"again"
+
+
+def test_the_clock_is_the_one_that_dates_objects(backend):
+    """What is written before, at and after asking for the time is dated in that order."""
+    backend.put("before", [b""])
+    now = backend.now()
+    backend.put("after", [b""])
+    assert backend.stat("before").modified <= now <= backend.stat("after").modified
+    assert listed(backend) == ["after", "before"]
+
+
+def test_advice_comes_and_goes_in_many_threads(backend, restless):
+    """Threads that make and remove the only names of one folder never get in each other's way."""
+    start = threading.Barrier(8)
+    errors = []
+
+    def come_and_go(number):
+        start.wait()
+        try:
+            for turn in range(40):
+                assert backend.create(f"advice/{number}", [b"x"], durable=False)
+                if turn % 2:
+                    backend.put(f"advice/{number}", [b"y"], durable=False)
+                assert backend.delete([f"advice/{number}"], durable=False) == 1
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=come_and_go, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert listed(backend) == []
+
+
 def test_settling_what_is_there_changes_nothing(backend):
     """An object may be settled by whoever sees it, any number of times."""
     backend.put(NAME, [b"value"])

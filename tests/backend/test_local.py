@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -252,6 +253,100 @@ def test_names_appear_only_when_durable(backend):
         ("local.folders-synced", True),
     ]
     assert set(points.POINTS) >= {point for point, _ in seen}
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """List the names of files and folders synced during a test."""
+    found = []
+    real = os.fsync
+
+    def fsync(descriptor):
+        found.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("which file a descriptor is of is told on Linux only")
+    monkeypatch.setattr(os, "fsync", fsync)
+    return found
+
+
+def test_advice_is_never_synced(backend, synced):
+    """What need not outlive a power cut costs no sync; what must, the same as before."""
+    backend.put("durable/1", [b""])
+    assert "durable" in synced
+    del synced[:]
+    backend.create("advice/1", [b""], durable=False)
+    backend.put("advice/1", [b""], durable=False)
+    backend.delete(["advice/1"], durable=False)
+    assert synced == []
+    backend.create("advice/1", [b""])
+    assert {"advice", "store"} <= set(synced)
+
+
+def test_folders_of_advice_go_with_their_last_name(backend):
+    """The folder of advice is removed with its last name; no other folder ever is."""
+    root = Path(backend.url)
+    backend.create("a/advice/1", [b""], durable=False)
+    backend.create("a/advice/2", [b""], durable=False)
+    backend.delete(["a/advice/1"], durable=False)
+    assert (root / "a" / "advice").is_dir()
+    backend.delete(["a/advice/2"], durable=False)
+    assert not (root / "a" / "advice").exists()
+    assert (root / "a").is_dir()
+    backend.put("durable/1", [b""])
+    backend.delete(["durable/1"])
+    assert (root / "durable").is_dir()
+    backend.create("top", [b""], durable=False)
+    backend.delete(["top"], durable=False)
+    assert root.is_dir()
+
+
+def test_advice_comes_and_goes_in_many_processes(backend):
+    """Processes that make and remove the only names of one folder never get in each other's way."""
+    script = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from castore.backend.local import LocalBackend\n"
+        "backend = LocalBackend(Path(sys.argv[1]))\n"
+        "name = f'advice/{os.getpid()}'\n"
+        "for _ in range(400):\n"
+        "    assert backend.create(name, [b''], durable=False)\n"
+        "    assert backend.delete([name], durable=False) == 1\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, backend.url], cwd=ROOT) for _ in range(6)
+    ]
+    assert [process.wait() for process in processes] == [0] * 6
+    assert not (Path(backend.url) / "advice").exists()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_folder_that_goes_at_the_last_moment_is_made_again(backend, durable):
+    """A folder removed between its making and the naming of a file is made again."""
+    import shutil
+
+    root = Path(backend.url)
+    removed = []
+
+    def remove(point):
+        if point in ("local.temp-synced", "local.temp-written") and (root / "a").exists():
+            shutil.rmtree(root / "a")
+            removed.append(point)
+
+    with observed(remove):
+        for number in range(3):
+            assert backend.create(f"a/b/{number}", [b"%d" % number], durable=durable)
+            backend.put(f"a/b/{number}", [b"%d" % number], durable=durable)
+    assert removed
+    assert backend.get("a/b/2") == b"2"
+
+
+def test_the_clock_is_the_file_systems(backend):
+    """The time is that of a file written now, in a store whose folder is not there yet too."""
+    before = backend.now()
+    (Path(backend.url) / "file").write_bytes(b"")
+    assert before <= (Path(backend.url) / "file").stat().st_mtime
+    assert not list((Path(backend.url) / "tmp").iterdir())
 
 
 def test_files_are_never_written_in_place(backend):

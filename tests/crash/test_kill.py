@@ -60,11 +60,12 @@ def test_every_named_point_is_passed(killed):
 def test_killed_at(killed, scenario, point):
     """After the kill a reader gets the old value or the new one, whole; then all goes on."""
     runs = [run for run in killed[1] if run[1:3] == [scenario, point]]
+    fn = driver.batches if scenario == "stream" else driver.whole
     assert runs
     for root, _, _, _, status, _ in runs:
         assert status == signal.SIGKILL, (root, "was not killed")
         store = castore.open(root)
-        found = store.get(driver.ROWS, driver.whole, "s", model=None)
+        found = store.get(driver.ROWS, fn, "s", model=None)
         assert store.stats().misses == {}
         if scenario in ("replace", "put"):
             assert found is not None, (root, "neither the old value nor the new one")
@@ -74,12 +75,10 @@ def test_killed_at(killed, scenario, point):
             assert scenario in ("replace", "put") or right is driver.NEW
         if point in ("commit.published", "commit.looked"):
             assert np.array_equal(found, driver.NEW), (root, "published and not found")
-        again = store.get_or_compute(driver.ROWS, driver.whole, "s", model=None)
+        again = store.get_or_compute(driver.ROWS, fn, "s", model=None)
         assert np.array_equal(again, driver.NEW if found is None else found)
         assert store.stats().misses == ({"absent": 1} if found is None else {})
-        assert np.array_equal(
-            castore.open(root).get(driver.ROWS, driver.whole, "s", model=None), again
-        )
+        assert np.array_equal(castore.open(root).get(driver.ROWS, fn, "s", model=None), again)
 
 
 def test_a_killed_commit_leaves_only_temporary_files(killed):

@@ -150,7 +150,7 @@ def same(found, expected):
     return list(leaves(found)) == list(leaves(expected))
 
 
-@settings(max_examples=700)
+@settings(max_examples=1000)
 @given(
     requests=sequences(),
     form=st.sampled_from(sorted(FORMS)),
@@ -299,7 +299,7 @@ def ask(store, work, loader, samples, form, known, **options):
     return collate
 
 
-@settings(max_examples=250)
+@settings(max_examples=350)
 @given(
     requests=sequences(),
     form=st.sampled_from(sorted(TENSORS)),
@@ -411,7 +411,7 @@ def near(found, expected):
     return bool(((found - expected).abs() <= allowed).all())
 
 
-@settings(max_examples=100)
+@settings(max_examples=150)
 @given(
     requests=sequences(),
     dtype=st.sampled_from(["float32", "float32", "float64", "bfloat16"]),
