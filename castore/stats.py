@@ -23,7 +23,8 @@ class Stats:
         Requests of which some rows were there and the others were computed.
     misses : dict[str, int]
         Requests not answered from it, by reason: ``absent``, ``code`` (the function has changed),
-        ``damaged``, ``forced``.
+        ``damaged``, ``forced``, ``together`` (what is there was put together from rows, which
+        may not be reused here).
     waits : int
         Times that somebody else's computation was waited for.
     wait_seconds : float

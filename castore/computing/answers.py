@@ -44,7 +44,8 @@ class Miss:
     Attributes
     ----------
     reason : str
-        ``absent``, ``code``, ``damaged`` or ``forced``. Whatever is there gives way, save under
+        ``absent``, ``code``, ``damaged``, ``forced`` or ``together`` (what is there was put
+        together from rows, and rows may not be reused). Whatever is there gives way, save under
         ``absent``.
     why : str
         Why its rows were not put together from others, where that was thought of.

@@ -13,6 +13,7 @@ from castore.blobs import layout
 from castore.canonical import Json, dumps, identify
 from castore.computing.answers import Hit, Miss, Options
 from castore.computing.notices import Notices
+from castore.computing.rowwise import known, obstacle
 from castore.errors import CodeChangedError, DamagedError, NotFoundError
 from castore.explain import changed_code
 from castore.identity.request import Request
@@ -78,6 +79,8 @@ class Finder:
             return Miss("absent")
         if not self.is_current(entry, request):
             return Miss("code")
+        if entry.manifest.together and not self._may_gather(request, options):
+            return Miss("together")
         if self.backend.near:
             _compare_rows(entry, request)
         value = assemble(entry.manifest.form, entry.arrays(), LEAVES[options.returns])
@@ -103,6 +106,13 @@ class Finder:
             raise CodeChangedError(f"{msg}: {_CHANGED}")
         self.notices.warn(f"{msg}, and its result is reused: {_CHANGED}")
         return True
+
+    def _may_gather(self, request: Request, options: Options) -> bool:
+        """Tell whether what was put together from rows may answer."""
+        if options.compare or obstacle(request, options):
+            return False
+        verdict = known(self.backend, request, options.rowwise)
+        return verdict is not None and verdict.rowwise
 
     def kin(self, request: Request, loose: frozenset[str]) -> Kin:
         """Return which entries of the request's table may lend it rows.
@@ -184,6 +194,8 @@ def _lends(kept: Json, loose: frozenset[str], code: Json, manifest: Manifest) ->
     if not isinstance(entry, dict) or identify("key", entry) != manifest.key:
         return False
     if "rows" not in entry or code not in (None, _recorded_code(manifest)):
+        return False
+    if manifest.together == "mixed" and "batch_size" in kept:
         return False
     if not is_only_arrays(manifest.form, ("array", "numbers")):
         return False

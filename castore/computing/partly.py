@@ -300,7 +300,7 @@ class Partly:
     def _materialize(self, writer: Writer, value: Any) -> None:
         result, cost = self.rows.result(), self.rows.saved_ns()
         try:
-            self._publisher.commit(writer, self.request, result, cost)
+            self._publisher.commit(writer, self.request, result, cost, mixed=True)
         except (ResultError, StoreError) as error:
             self._tell(error, value)
 

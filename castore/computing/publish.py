@@ -11,6 +11,7 @@ from castore.backend.base import Backend, Upload
 from castore.computing.notices import Notices
 from castore.errors import StoreError
 from castore.identity.request import Request
+from castore.table.manifest import put_together
 from castore.table.result import Result, Sink
 from castore.table.sealing import Sealing
 from castore.table.writer import Commit, Writer, origin
@@ -84,7 +85,7 @@ class Publisher:
 
     def commit(
         self, writer: Writer, request: Request, result: Result, elapsed: int, *,
-        force: bool = False, aligned: bool = True,
+        force: bool = False, aligned: bool = True, mixed: bool = False,
     ) -> Commit:  # fmt: skip
         """Publish `result` as what the request asks for.
 
@@ -102,15 +103,18 @@ class Publisher:
             Replace what is there.
         aligned : bool
             Whether rows of it may be found by themselves, if it has one a sample.
+        mixed : bool
+            Whether it was gathered from several results.
         """
         row_ids = request.row_ids if aligned and result.is_aligned(request.rows) else None
+        documents = request.documents()
         header = {
             "table": request.function.table,
             "key": request.key,
             "rows": request.rows,
             "aligned": row_ids is not None,
             "form": result.form,
-            "derivation": request.documents(),
+            "derivation": put_together(documents, "mixed") if mixed else documents,
             "origin": origin(elapsed),
         }
         commit = writer.publish(result.draft(writer.algorithm, row_ids), header, force=force)

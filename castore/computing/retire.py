@@ -21,6 +21,7 @@ from castore.identity.rows import RowIds, among, digest_rows
 from castore.table.entry import Entry
 from castore.table.gather import allocate, gather
 from castore.table.index import Kin
+from castore.table.manifest import put_together
 from castore.table.result import Result
 from castore.table.writer import Writer
 
@@ -91,10 +92,11 @@ def _publish_without(
         "rows": len(left),
         "aligned": True,
         "form": manifest.form,
-        "derivation": {**manifest.derivation, "entry": derivation},
+        "derivation": put_together({**manifest.derivation, "entry": derivation}),
         "origin": {
             **manifest.origin,
             "compute_ns": manifest.compute_ns * len(left) // len(row_ids),
         },
     }
-    writer.publish(Result(manifest.form, into).draft(writer.algorithm, left), header)
+    draft = Result(manifest.form, into).draft(writer.algorithm, left)
+    writer.publish(draft, header, force=True)  # of these rows there is nothing newer

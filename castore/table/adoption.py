@@ -25,7 +25,7 @@ from castore.identity.rows import RowIds, digest_rows
 from castore.once.owner import Owner
 from castore.table.entry import Entry
 from castore.table.index import Kin
-from castore.table.manifest import Manifest
+from castore.table.manifest import Manifest, put_together
 from castore.table.result import Result
 from castore.table.segment import Segment
 from castore.table.writer import Writer, origin
@@ -147,7 +147,7 @@ class Rescued:
             "rows": rows,
             "aligned": True,
             "form": segment.form,
-            "derivation": {**segment.derivation, "entry": entry},
+            "derivation": put_together({**segment.derivation, "entry": entry}),
             "origin": origin(segment.compute_ns * rows // segment.rows),
         }
 

@@ -14,7 +14,7 @@ from castore.canonical import Json, seal, unseal
 from castore.digest import ALGORITHMS
 from castore.errors import DamagedError, FormatError
 
-__all__ = ["FORMAT", "INLINE_ALL", "INLINE_ONE", "MAX_NBYTES", "Chunk", "Manifest"]
+__all__ = ["FORMAT", "INLINE_ALL", "INLINE_ONE", "MAX_NBYTES", "Chunk", "Manifest", "put_together"]
 
 #: The format this code writes; it reads this and every earlier one.
 FORMAT = 1
@@ -22,6 +22,8 @@ FORMAT = 1
 MAX_NBYTES = 2**20
 #: Largest value kept in the manifest itself, and the largest sum of them, in bytes.
 INLINE_ONE, INLINE_ALL = 65536, 262144
+
+_TOGETHER = "put together"
 
 _DIGEST = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
 
@@ -92,6 +94,16 @@ class Manifest:
         found = self.origin.get("compute_ns")
         return found if isinstance(found, int) else 0
 
+    @property
+    def together(self) -> str:
+        """How it came about, if the function never ran over exactly these rows.
+
+        ``"part"``: they are part of what it returned over more rows; ``"mixed"``: they were
+        gathered from several such results, perhaps of other batch sizes; ``""``: it did.
+        """
+        found = self.derivation.get("recorded", {}).get(_TOGETHER, "")
+        return found if isinstance(found, str) else "mixed"
+
     def same_content(self, other: Manifest) -> bool:
         """Tell whether `other` returns the same bytes, wherever they lie."""
         return (
@@ -157,6 +169,16 @@ class Manifest:
             msg = f"{name}: the manifest is of another entry"
             raise DamagedError(msg)
         return manifest
+
+
+def put_together(derivation: dict[str, Json], how: str = "part") -> dict[str, Json]:
+    """Return `derivation`, recording that the function never ran over exactly these rows.
+
+    What was mixed stays mixed.
+    """
+    recorded = derivation.get("recorded", {})
+    how = "mixed" if recorded.get(_TOGETHER) == "mixed" else how
+    return {**derivation, "recorded": {**recorded, _TOGETHER: how}}
 
 
 def _check_format(document: dict[str, Json], name: str) -> None:

@@ -33,49 +33,38 @@ class Player:
     pid : int
         Its id.
     told : list of (str, object)
-        What it has told, in order: ``"waiting"`` with the log line, ``"computing"`` with the
-        samples, ``"returned"`` with the value and the counters, ``"raised"`` with the error.
+        What it has told, in order: ``"waiting"`` with the log line; ``"computing"`` with the
+        samples, or ``"holding"`` if it waits for an order to go on; ``"returned"`` with the value
+        and the counters; ``"raised"`` with the error.
     """
 
     def __init__(self, connection):
-        self._connection = connection
+        self.connection = connection
         self.pid = connection.recv()
         self.told = []
-        self.obliging = False
 
     def ask(self, *, threads=1, **question):
         """Have it ask, `threads` times at once; the rest is what `Question` has."""
-        self._connection.send((threads, question))
-
-    @staticmethod
-    def first(waited_for):
-        """Return the one that tells something first."""
-        by = {player._connection: player for player in waited_for}
-        ready = connections.wait(list(by), PATIENCE)
-        assert ready, "nobody tells anything"
-        return by[ready[0]]
+        self.connection.send((threads, question))
 
     def order(self, what=None):
         """Let a function that holds go on, or have it raise `what`."""
-        self._connection.send(what)
+        self.connection.send(what)
 
     def hear(self, *names):
         """Return the next thing it tells, which must be one of `names`."""
-        assert self._connection.poll(PATIENCE), f"no {names}: it hangs after {self.told[-3:]}"
-        self.told.append(self._connection.recv())
+        assert self.connection.poll(PATIENCE), f"no {names}: it hangs after {self.told[-3:]}"
+        self.told.append(self.connection.recv())
         assert self.told[-1][0] in names, self.told[-1]
         return self.told[-1]
 
     def value(self):
         """Return what it comes to, whatever it tells before."""
-        while (told := self.hear("waiting", "computing", "returned"))[0] != "returned":
-            if told[0] == "computing" and self.obliging:
-                self.order()
-        return told[1][0]
+        return answers([self])[0]
 
     def computed(self):
         """Return the samples it began to compute, one array a run."""
-        return [what for name, what in self.told if name == "computing"]
+        return [what for name, what in self.told if name in ("computing", "holding")]
 
     @property
     def stats(self):
@@ -92,7 +81,28 @@ class Player:
         self.signal(signal.SIGKILL)
         with contextlib.suppress(EOFError, ConnectionResetError):
             while True:
-                self.told.append(self._connection.recv())
+                self.told.append(self.connection.recv())
+
+
+def first(asking):
+    """Return the player that tells something first."""
+    by = {player.connection: player for player in asking}
+    ready = connections.wait(list(by), PATIENCE)
+    assert ready, f"none of {len(by)} tells anything: they hang"
+    return by[ready[0]]
+
+
+def answers(asking):
+    """Let players go on whenever they hold; return what each comes to next."""
+    found = {}
+    while len(found) < len(asking):
+        player = first(one for one in asking if one.pid not in found)
+        name, what = player.hear("waiting", "computing", "holding", "returned")
+        if name == "holding":
+            player.order()
+        elif name == "returned":
+            found[player.pid] = what[0]
+    return [found[player.pid] for player in asking]
 
 
 class Stage:
@@ -218,8 +228,9 @@ class Work:
     def __call__(self, samples):
         """Return the values of samples."""
         question = self._question
-        self._stage.tell("computing", np.array(samples))
-        if question.holds > 0:
+        holds = question.holds > 0
+        self._stage.tell("holding" if holds else "computing", np.array(samples))
+        if holds:
             question.holds -= 1
             self._stage.obey()
         for inner in question.inner:

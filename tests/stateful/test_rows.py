@@ -411,9 +411,15 @@ def near(found, expected):
     return bool(((found - expected).abs() <= allowed).all())
 
 
+def spans(most=40):
+    """Return lists of samples long enough for a probe."""
+    everything = st.permutations([(n, v) for n in range(12) for v in (0, 1)])
+    return everything.flatmap(lambda p: st.integers(1, most).map(lambda n: (p + p)[:n]))
+
+
 @settings(max_examples=150)
 @given(
-    requests=sequences(),
+    requests=sequences(spans(), most=5),
     dtype=st.sampled_from(["float32", "float32", "float64", "bfloat16"]),
     choices=st.data(),
 )
@@ -434,13 +440,9 @@ def test_a_network_is_probed_once_and_computes_missing_rows(
         assert near(found, direct)
         after = store.stats()
         probed = after.rows_probed - before.rows_probed
-        assert probed <= (0 if judged else MOST)
-        exact = after.hits > before.hits and not probed
-        if after.misses == before.misses:
-            missing = known.missing([""], samples)
-            assert collections.Counter(work.seen[probed:]) == collections.Counter(missing)
-            judged = judged or not exact
-        else:
-            assert not judged or known.missing([""], samples) == samples
-            assert work.seen[probed:] == samples
+        assert probed <= (0 if judged else MOST + 4)
+        judged = judged or probed > 0
+        missing = known.missing([""], samples) if judged else samples
+        hit = after.hits > before.hits and not probed
+        assert work.seen[probed:] == ([] if hit else missing)
         known.learn("", samples)

@@ -23,10 +23,10 @@ try:
 except ImportError:
     torch = None
 
-#: Of rows this wide, eight do not fit a manifest any more.
-WIDTH = 1200
-ROWS = st.lists(st.integers(0, 11), min_size=1, max_size=12)
-SUBSETS = st.lists(st.integers(0, 11), min_size=1, max_size=10, unique=True)
+#: Of rows this wide, seven do not fit a manifest any more.
+WIDTH = 1300
+ROWS = st.lists(st.integers(0, 7), min_size=1, max_size=8)
+SUBSETS = st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True)
 FACTORS = st.integers(1, 4)
 VERSIONS = st.integers(1, 2)
 EDITIONS = st.sampled_from([0, 0, 0, 1])
@@ -65,18 +65,18 @@ class Batched(Work):
 
 @dataclass
 class Held:
-    """What an entry holds of one row.
+    """What an entry holds.
 
     Attributes
     ----------
-    factor : int
-        It was computed with.
     since : int
-        When.
+        When it was published.
+    factors : dict
+        What each row was computed with.
     """
 
-    factor: int
     since: int
+    factors: dict[tuple[int, int], int]
 
 
 class RowsMachine(RuleBasedStateMachine):
@@ -129,23 +129,19 @@ class RowsMachine(RuleBasedStateMachine):
         return np.concatenate([edges, np.broadcast_to(edges[:, :1] + 3, (len(rows), WIDTH))], 1)
 
     def newest(self, version, size):
-        """Return what is held of each row, by the newest entry; of one batch size or of all."""
+        """Return the factor of each row in the newest entry; of one batch size or of any."""
         found = {}
-        for (other, batch, _), held in self.entries.items():
+        for (other, batch, _), held in sorted(self.entries.items(), key=lambda e: e[1].since):
             if other == version and size in ("any", batch):
-                for row, one in held.items():
-                    if row not in found or found[row].since < one.since:
-                        found[row] = one
+                found.update(held.factors)
         return found
 
-    def keep(self, version, size, rows, factor):
-        """Take note of an entry; return it."""
-        held = {row: Held(factor, next(self.clock)) for row in rows}
-        self.entries[version, size, tuple(rows)] = held
-        for row in held:
+    def keep(self, version, size, factors, rows):
+        """Take note of an entry."""
+        self.entries[version, size, tuple(rows)] = Held(next(self.clock), factors)
+        for row, factor in factors.items():
             self.ever.setdefault((version, row), set()).add(factor)
         self.pass_time()
-        return held
 
     def pass_time(self):
         """Wait until the file system's clock, which has ticks, is beyond what was written."""
@@ -190,19 +186,15 @@ class RowsMachine(RuleBasedStateMachine):
                 self.ever.setdefault((version, row), set()).add(factor)
             return
         exact = self.entries.get((version, size, tuple(rows)))
-        known = exact or self.newest(version, size if compare else "any")
+        known = exact.factors if exact else self.newest(version, size if compare else "any")
         missing = [row for row in dict.fromkeys(rows) if row not in known]
         assert work.seen == missing
-        self.check(
-            found, rows, {r: {known[r].factor if r in known else factor} for r in rows}
-        )
-        if read_only:
-            return
-        fresh = self.keep(version, size, missing, factor) if missing else {}
-        if materialize and not exact:
-            held = {row: fresh.get(row) or known[row] for row in rows}
-            self.entries[version, size, tuple(rows)] = held
-            self.pass_time()
+        whole = {row: known.get(row, factor) for row in rows}
+        self.check(found, rows, {row: {held} for row, held in whole.items()})
+        if missing and not read_only:
+            self.keep(version, size, dict.fromkeys(missing, factor), missing)
+        if materialize and not exact and not read_only:
+            self.keep(version, size, whole, rows)
 
     @rule(numbers=ROWS, factor=FACTORS, version=VERSIONS, data_=st.data(), refresh=st.booleans())
     def force(self, numbers, factor, version, data_, refresh):
@@ -220,17 +212,21 @@ class RowsMachine(RuleBasedStateMachine):
         for row in rows:
             self.ever[version, row] = set()
         self.retire(version, rows)
-        self.keep(version, size, rows, factor)
+        self.keep(version, size, dict.fromkeys(rows, factor), rows)
 
     def retire(self, version, rows):
-        """Take rows out of every entry."""
-        for (other, batch, listed), held in list(self.entries.items()):
-            if other == version and not held.keys().isdisjoint(rows):
+        """Take rows out of every entry, and what a newer entry has out of what is left of it."""
+        newer = set(rows)
+        ordered = sorted(self.entries.items(), key=lambda entry: -entry[1].since)
+        for (other, batch, listed), held in ordered:
+            if other != version:
+                continue
+            if not held.factors.keys().isdisjoint(rows):
                 del self.entries[other, batch, listed]
-                left = tuple(row for row in listed if row not in rows)
+                left = [row for row in listed if row not in newer]
                 if left:
-                    rest = {row: held[row] for row in left}
-                    self.entries.setdefault((other, batch, left), rest)
+                    self.keep(other, batch, {row: held.factors[row] for row in left}, left)
+            newer.update(listed)
 
     @rule(numbers=SUBSETS, factor=FACTORS, version=VERSIONS, data_=st.data())
     def put(self, numbers, factor, version, data_):
@@ -241,7 +237,7 @@ class RowsMachine(RuleBasedStateMachine):
             self.loader(rows, size), self.table(rows) * factor, "t", fn=self.work(factor),
             model=None, rowwise=True, version=version, ignore=("fn.factor",),
         )  # fmt: skip
-        self.keep(version, size, rows, factor)
+        self.keep(version, size, dict.fromkeys(rows, factor), rows)
 
     @rule(numbers=ROWS, edition=EDITIONS, version=VERSIONS, data_=st.data())
     def get(self, numbers, edition, version, data_):
@@ -258,9 +254,10 @@ class RowsMachine(RuleBasedStateMachine):
             if found is not None:
                 self.check(found, rows, self.bounds(version, rows, -1))
             return
-        known = self.entries.get((version, size, tuple(rows))) or self.newest(version, "any")
+        exact = self.entries.get((version, size, tuple(rows)))
+        known = exact.factors if exact else self.newest(version, "any")
         if set(rows) <= known.keys():
-            self.check(found, rows, {row: {known[row].factor} for row in rows})
+            self.check(found, rows, {row: {known[row]} for row in rows})
         else:
             assert found is None
 
