@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,8 +16,9 @@ from castore.backend.base import Backend
 from castore.computing.answers import Hit, Options
 from castore.identity.request import Request
 from castore.once.holding import nested
-from castore.once.lease import Lease, acquire
+from castore.once.lease import Lease, acquire, owners
 from castore.once.observer import Waiting
+from castore.once.owner import Owner
 from castore.progress import Progress, shown
 from castore.stats import Recorder
 
@@ -84,18 +89,21 @@ class Turns:
         writing : bool
             Whether what is computed can be stored; if not, nobody waits for it.
         """
-        deadline = time.monotonic() + options.patience
         if not writing:
             yield Turn()
             return
+        table, patience = request.function.table, options.patience
+        if _may_serve_another(table) or _parent_computes(self.backend):
+            patience = min(patience, _NESTED_WAIT)
+        deadline = time.monotonic() + patience
         with nested() if self.inherited else contextlib.nullcontext():
             with Watch(self.recorder, options.progress) as watch:
                 found = acquire(
                     self.backend, request.key, request.function.name, look,
-                    wait=options.patience, on_wait=watch.tell,
+                    wait=patience, on_wait=watch.tell,
                 )  # fmt: skip
             if isinstance(found, Lease):
-                with found:
+                with found, _computing(table):
                     yield Turn(lease=found, deadline=deadline)
             else:
                 yield Turn(hit=found, deadline=deadline)
@@ -131,3 +139,45 @@ def _whom(waiting: Waiting) -> str:
     if owner is None:
         return what
     return f"{what} in process {owner.pid} on {owner.host}, at it for {waiting.held:.0f} s"
+
+
+#: Seconds that work waits which may be part of a computation that others wait for.
+_NESTED_WAIT = 5.0
+
+#: The tables that are computed here, and the threads there were when that began.
+_under_way: dict[object, tuple[str, weakref.WeakSet[threading.Thread]]] = {}
+os.register_at_fork(after_in_child=_under_way.clear)
+
+
+@contextlib.contextmanager
+def _computing(table: str) -> Iterator[None]:
+    """Remember, while the block runs, that a table is computed."""
+    token = object()
+    _under_way[token] = table, weakref.WeakSet(threading.enumerate())
+    try:
+        yield
+    finally:
+        _under_way.pop(token, None)
+
+
+def _may_serve_another(table: str) -> bool:
+    """Tell whether this thread may have been started by a function that computes another table.
+
+    It would be in no context that knows of that, and others may wait for that function. Threads
+    that ask for one table in turn, as those of a pool do, are taken to be independent.
+    """
+    thread = threading.current_thread()
+    found = list(_under_way.values())
+    return any(other != table and thread not in before for other, before in found)
+
+
+def _parent_computes(backend: Backend) -> bool:
+    """Tell whether this is a worker process of one that holds a lease of the store."""
+    module = sys.modules.get("multiprocessing.process")
+    if module is None or module.parent_process() is None:
+        return False
+    here = Owner.here()
+    return any(
+        (one.boot, one.namespace, one.pid) == (here.boot, here.namespace, os.getppid())
+        for one in owners(backend)
+    )

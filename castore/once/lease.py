@@ -19,7 +19,7 @@ Whoever holds a lease or a claim never waits for a lease, so nested calls cannot
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -31,6 +31,7 @@ from castore.once import heartbeat
 from castore.once.heartbeat import MAX_WAIT, RENEW, TTL, Keeper, Sign
 from castore.once.holding import Holding, holding, nested
 from castore.once.observer import Observer, Waiting, pauses, rest
+from castore.once.owner import Owner
 
 __all__ = [
     "MAX_WAIT",
@@ -190,6 +191,21 @@ def _look_again(lease: Lease, look: Callable[[], T | None]) -> Lease | T:
         return lease
     lease.release()
     return found
+
+
+def owners(backend: Backend) -> Iterator[Owner]:
+    """Yield the processes that the leases of all keys name, dead ones too.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    for info in backend.list(layout.LEASES):
+        if layout.lease_of(info.name) and info.size <= _LARGEST:
+            content = _content(backend.get(info.name) or b"")
+            if content is not None and content.sign.owner is not None:
+                yield content.sign.owner
 
 
 def collect(backend: Backend) -> int:

@@ -262,16 +262,17 @@ class Modelled(Work):
         import torch
 
         super().__init__(question, stage, store)
-        self.model = torch.nn.Linear(1, 2, dtype=torch.float64).eval()
+        self.model = torch.nn.Linear(2, 2, dtype=torch.float64).eval()
         with torch.no_grad():
-            self.model.weight.copy_(torch.tensor([[3.0], [2.0]]))
+            self.model.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
             self.model.bias.copy_(torch.tensor([1.0, 0.0]))
 
     def _values(self, samples):
         import torch
 
+        powers = np.stack([samples, samples**2], axis=1)
         with torch.inference_mode():
-            return self.model(torch.from_numpy(np.array(samples, np.float64))[:, None])
+            return self.model(torch.from_numpy(powers).double())
 
 
 class Dataset:

@@ -377,3 +377,119 @@ def test_a_bad_lease_holds_nobody_up(stage, place, harm, wait):
     assert right(other, ROWS)
     assert len(other.computed()) == 1
     assert len(stored(place)) == 1
+
+
+@pytest.mark.parametrize("wait", [True, 0.2])
+@pytest.mark.parametrize("harm", HARM)
+def test_a_bad_claim_holds_nobody_up(stage, place, harm, wait):
+    """Whatever a claim is, its rows are computed when it does not change, or when one gives up."""
+    owner, other = stage.players(2)
+    owner.ask(samples=FIRST, holds=1, rowwise=True, **place)
+    owner.hear("holding")
+    owner.kill()
+    (path,) = claims(place)
+    HARM[harm](path)
+    for samples in (SECOND, FIRST, ROWS):
+        ttl = GONE if wait is True else None
+        other.ask(samples=samples, rowwise=True, wait=wait, ttl=ttl, **place)
+        assert right(other, samples)
+    assert np.array_equal(np.sort(computed([other])), ROWS)
+
+
+@pytest.mark.parametrize("wait", [True, 0.2])
+@pytest.mark.parametrize("rowwise", [False, True])
+def test_a_stopped_owner_holds_nobody_up(stage, place, rowwise, wait):
+    """Who waits for a stopped process computes at last; it goes on later, and nothing is lost."""
+    owner, other = stage.players(2)
+    owner.ask(samples=ROWS, holds=1, stamp=True, rowwise=rowwise, **place)
+    owner.hear("holding")
+    owner.signal(signal.SIGSTOP)
+    ttl = GONE if wait is True else None
+    other.ask(samples=ROWS, stamp=True, rowwise=rowwise, wait=wait, ttl=ttl, **place)
+    assert (other.value() == other.pid).all()
+    owner.signal(signal.SIGCONT)
+    owner.order()
+    assert (owner.value() == other.pid).all()
+    assert len(stored(place)) == 1
+    assert leases(place) == []
+
+
+def test_who_lost_his_lease_replaces_nothing(stage, place):
+    """A stopped process that was to replace a value leaves the one that another put meanwhile."""
+    owner, other = stage.players(2)
+    owner.ask(samples=ROWS, holds=1, stamp=True, force=True, **place)
+    owner.hear("holding")
+    owner.signal(signal.SIGSTOP)
+    other.ask(samples=ROWS, holds=1, stamp=True, force=True, ttl=GONE, **place)
+    assert (other.value() == other.pid).all()
+    owner.signal(signal.SIGCONT)
+    owner.order()
+    assert (owner.value() == other.pid).all()
+    assert (stored(place)[0] == other.pid).all()
+
+
+# Other ways of asking
+
+
+@pytest.mark.parametrize("rowwise", [False, True])
+def test_force_waits_its_turn_and_holds_no_reader_up(stage, place, rowwise):
+    """A forced call computes after the owner, and replaces; meanwhile others have the old value."""
+    owner, forced, reader = stage.players(3)
+    owner.ask(samples=ROWS, holds=1, stamp=True, rowwise=rowwise, **place)
+    owner.hear("holding")
+    forced.ask(samples=ROWS, holds=1, stamp=True, rowwise=rowwise, force=True, **place)
+    forced.hear("waiting")
+    owner.order()
+    assert (owner.value() == owner.pid).all()
+    forced.hear("holding")
+    reader.ask(samples=ROWS, rowwise=rowwise, **place)
+    reader.hear("returned")
+    assert (reader.told[-1][1][0] == owner.pid).all()
+    forced.order()
+    assert (forced.value() == forced.pid).all()
+    assert [set(value.flat) for value in stored(place)] == [{forced.pid}]
+    assert leases(place) == []
+
+
+@pytest.mark.parametrize("rowwise", [False, True])
+def test_a_reader_takes_no_turn(stage, place, rowwise):
+    """Through a store opened read-only one computes beside the owner, and leaves no file."""
+    owner, reader = stage.players(2)
+    owner.ask(samples=FIRST, holds=1, rowwise=rowwise, **place)
+    owner.hear("holding")
+    before = files(place)
+    for samples in (FIRST, SECOND):
+        reader.ask(samples=samples, holds=1, rowwise=rowwise, store={"mode": "ro"}, **place)
+        reader.hear("holding")
+        assert files(place) == before
+        reader.order()
+        assert right(reader, samples)
+    assert files(place) == before
+    owner.order()
+    assert right(owner, FIRST)
+
+
+def files(place):
+    """Return all files of the store, and all claims."""
+    return sorted(path for path in place["root"].rglob("*") if path.is_file()) + claims(place)
+
+
+@pytest.mark.parametrize("rowwise", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+def test_where_nobody_may_write_it_computes(stage, place, used, rowwise):
+    """In a folder that may not be written one gets the value under on_error="compute"."""
+    place["root"].mkdir()
+    if used:
+        castore.open(place["root"]).put(FIRST, players.values(FIRST), "s")
+    for folder in [place["root"], *place["root"].rglob("*/")]:
+        folder.chmod(0o555)
+    strict, lenient = stage.players(2)
+    strict.ask(samples=ROWS, rowwise=rowwise, nobody=True, **place)
+    assert "ReadOnlyError" in strict.hear("raised")[1]
+    lenient.ask(
+        samples=ROWS, rowwise=rowwise, nobody=True, store={"on_error": "compute"}, **place
+    )
+    assert right(lenient, ROWS)
+    assert set(lenient.stats.uncached) == {"read-only"}
+    for folder in [place["root"], *place["root"].rglob("*/")]:
+        folder.chmod(0o755)

@@ -102,6 +102,20 @@ def share_of_the_largest(loader):
     return score / score.max()
 
 
+def pictures(x):
+    """Return most bright, up to 1 somewhere, half of them darkened."""
+    return (3 * x.abs()).clamp(max=1) * torch.where(x[:, :1] > x[:, 1:2], 1.0, 0.3)
+
+
+def share_of_the_brightest(loader):
+    x = pictures(embed(loader))
+    return x / x.max()
+
+
+def share_of_the_brightest_in_the_batch(loader):
+    return torch.cat([pictures(x) / pictures(x).max() for x in batches(loader)])
+
+
 def softmax_over_the_set(loader):
     return embed(loader).softmax(0)
 
@@ -340,13 +354,14 @@ def number_of_the_call(loader):
 ZOO: tuple[Function, ...] = (
     whitening, pca_projection, zscore, zscore_in_half_precision, zscore_beside_masked_logits,
     zscore_beside_large_columns, centred, min_max, min_max_of_a_score, share_of_the_largest,
-    softmax_over_the_set, above_the_median, is_the_best, quartile, one_scale_in_int8, two_passes,
+    share_of_the_brightest, share_of_the_brightest_in_the_batch, softmax_over_the_set,
+    above_the_median, is_the_best, quartile, one_scale_in_int8, two_passes,
     mean_of_the_dataset, neighbour_distance, neighbour_index, kmeans_labels, label_codes,
     features_and_label_codes, one_hot, ranks, order, sorted_rows, filtered, without_duplicates,
     similar_share, attention_over_the_set, gram, gram_of_two, covariance, mean_and_deviation,
     row_number, progress, position_in_the_batch, cumulative_sum, running_mean, moving_average,
-    difference_to_the_row_before, mixed_with_another_row, batch_norm_in_training, batch_centred,
-    batch_max, batch_int8, batch_softmax, batch_attention, contrastive_loss,
+    difference_to_the_row_before, mixed_with_another_row, batch_norm_in_training,
+    batch_centred, batch_max, batch_int8, batch_softmax, batch_attention, contrastive_loss,
     batch_centred_generator, seeded_dropout, dropout, number_of_the_call,
 )  # fmt: skip
 

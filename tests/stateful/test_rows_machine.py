@@ -73,10 +73,13 @@ class Held:
         When it was published.
     factors : dict
         What each row was computed with.
+    together : str
+        ``"part"`` of what the function returned, or ``"mixed"`` of several such results.
     """
 
     since: int
     factors: dict[tuple[int, int], int]
+    together: str = ""
 
 
 class RowsMachine(RuleBasedStateMachine):
@@ -132,13 +135,13 @@ class RowsMachine(RuleBasedStateMachine):
         """Return the factor of each row in the newest entry; of one batch size or of any."""
         found = {}
         for (other, batch, _), held in sorted(self.entries.items(), key=lambda e: e[1].since):
-            if other == version and size in ("any", batch):
+            if other == version and (size == "any" or (size == batch and held.together != "mixed")):
                 found.update(held.factors)
         return found
 
-    def keep(self, version, size, factors, rows):
+    def keep(self, version, size, factors, rows, together=""):
         """Take note of an entry."""
-        self.entries[version, size, tuple(rows)] = Held(next(self.clock), factors)
+        self.entries[version, size, tuple(rows)] = Held(next(self.clock), factors, together)
         for row, factor in factors.items():
             self.ever.setdefault((version, row), set()).add(factor)
         self.pass_time()
@@ -164,15 +167,13 @@ class RowsMachine(RuleBasedStateMachine):
         return {row: self.ever.get((version, row), set()) | {factor} for row in rows}
 
     @rule(
-        numbers=ROWS, edition=EDITIONS, factor=FACTORS, version=VERSIONS, data_=st.data(),
+        numbers=ROWS, edition=EDITIONS, factor=FACTORS, version=VERSIONS, draws=st.data(),
         materialize=st.booleans(), compare=st.booleans(), read_only=st.booleans(),
     )  # fmt: skip
-    def compute(
-        self, numbers, edition, factor, version, data_, materialize, compare, read_only
-    ):
+    def compute(self, *, numbers, edition, factor, version, draws, materialize, compare, read_only):
         """A call returns what is held, computes the rest, and keeps what it computed."""
         rows = [(number, edition) for number in numbers]
-        size = data_.draw(self.sizes)
+        size = draws.draw(self.sizes)
         work = self.work(factor)
         store = castore.open(self.store.url, mode="ro") if read_only else self.store
         found = store.get_or_compute(
@@ -188,19 +189,21 @@ class RowsMachine(RuleBasedStateMachine):
         exact = self.entries.get((version, size, tuple(rows)))
         known = exact.factors if exact else self.newest(version, size if compare else "any")
         missing = [row for row in dict.fromkeys(rows) if row not in known]
+        if exact and exact.together and compare:  # the function never ran over just these rows
+            known, missing = {}, rows
         assert work.seen == missing
         whole = {row: known.get(row, factor) for row in rows}
         self.check(found, rows, {row: {held} for row, held in whole.items()})
         if missing and not read_only:
             self.keep(version, size, dict.fromkeys(missing, factor), missing)
         if materialize and not exact and not read_only:
-            self.keep(version, size, whole, rows)
+            self.keep(version, size, whole, rows, "" if missing == rows else "mixed")
 
-    @rule(numbers=ROWS, factor=FACTORS, version=VERSIONS, data_=st.data(), refresh=st.booleans())
-    def force(self, numbers, factor, version, data_, refresh):
+    @rule(numbers=ROWS, factor=FACTORS, version=VERSIONS, draws=st.data(), refresh=st.booleans())
+    def force(self, numbers, factor, version, draws, refresh):
         """After rows were computed by force nobody is served an older value of them."""
         rows = [(number, 0) for number in numbers]
-        size = data_.draw(self.sizes)
+        size = draws.draw(self.sizes)
         work = self.work(factor)
         store = castore.open(self.store.url, mode="refresh") if refresh else self.store
         found = store.get_or_compute(
@@ -225,25 +228,26 @@ class RowsMachine(RuleBasedStateMachine):
                 del self.entries[other, batch, listed]
                 left = [row for row in listed if row not in newer]
                 if left:
-                    self.keep(other, batch, {row: held.factors[row] for row in left}, left)
+                    rest = {row: held.factors[row] for row in left}
+                    self.keep(other, batch, rest, left, held.together or "part")
             newer.update(listed)
 
-    @rule(numbers=SUBSETS, factor=FACTORS, version=VERSIONS, data_=st.data())
-    def put(self, numbers, factor, version, data_):
+    @rule(numbers=SUBSETS, factor=FACTORS, version=VERSIONS, draws=st.data())
+    def put(self, numbers, factor, version, draws):
         """What is put is there, newer than what other entries hold."""
         rows = [(number, 0) for number in numbers]
-        size = data_.draw(self.sizes)
+        size = draws.draw(self.sizes)
         self.store.put(
             self.loader(rows, size), self.table(rows) * factor, "t", fn=self.work(factor),
             model=None, rowwise=True, version=version, ignore=("fn.factor",),
         )  # fmt: skip
         self.keep(version, size, dict.fromkeys(rows, factor), rows)
 
-    @rule(numbers=ROWS, edition=EDITIONS, version=VERSIONS, data_=st.data())
-    def get(self, numbers, edition, version, data_):
+    @rule(numbers=ROWS, edition=EDITIONS, version=VERSIONS, draws=st.data())
+    def get(self, numbers, edition, version, draws):
         """A look-up gives all rows or none, and computes nothing."""
         rows = [(number, edition) for number in numbers]
-        size = data_.draw(self.sizes)
+        size = draws.draw(self.sizes)
         work = self.work(9)
         found = self.store.get(
             self.loader(rows, size), work, "t", model=None, rowwise=True, version=version,
