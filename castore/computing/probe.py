@@ -54,11 +54,28 @@ def alone(stored: Mapping[str, AnyArray]) -> list[int]:
         Columns of the chosen rows.
     """
     count = min((len(column) for column in stored.values()), default=0)
-    columns = [arrays.raw(c).reshape(count, -1) for c in stored.values() if c.size]
-    others = [np.flatnonzero((rows != rows[0]).any(axis=1))[:1].tolist() for rows in columns]
-    enough = count == MOST or (count >= LEAST and all(others))
-    found = sorted({row for rows in others for row in rows})
-    return [0, *found[: _ALONE - 1]] if enough and found else []
+    columns = [column.reshape(count, -1) for column in stored.values() if column.size]
+    pairs = [_unlike(rows) for rows in columns]
+    enough = count == MOST or (count >= LEAST and all(pairs))
+    found = list(dict.fromkeys(row for pair in pairs for row in pair))
+    return found[:_ALONE] if enough else []
+
+
+def _unlike(rows: AnyArray) -> list[int]:
+    """Return two rows that differ, the least and the largest; nothing if all are the same.
+
+    What is largest, or saturated, looks the same in any company: 1 after division by the largest.
+    """
+    raw = arrays.raw(rows).reshape(len(rows), -1)
+    other = np.flatnonzero((raw != raw[0]).any(axis=1))
+    if not len(other):
+        return []
+    if rows.dtype.kind not in "biuf":
+        return [0, int(other[0])]
+    with np.errstate(all="ignore"):
+        size = np.abs(np.nan_to_num(rows.astype(np.float64))).mean(axis=1)
+    least, largest = int(size.argmin()), int(size.argmax())
+    return [least, largest] if least != largest else [0, int(other[0])]
 
 
 def _spread(count: int, most: int) -> Indices:
