@@ -227,4 +227,5 @@ def show(command: str) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # of so small a network, threads would mostly wait for one another
     ask_when_told(*sys.argv[2:]) if sys.argv[1:2] == ["--ask"] else main()

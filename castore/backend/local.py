@@ -12,21 +12,21 @@ anything durable lies is never removed.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from castore.backend import mapping, writeback
+from castore.backend import mapping
 from castore.backend.base import ObjectInfo
-from castore.errors import BackendError, ReadOnlyError, StoreURLError
+from castore.backend.temporary import LocalUpload
+from castore.backend.trouble import ABSENT, SystemErrors, sync_folder
+from castore.errors import StoreURLError
 from castore.points import reach
-from castore.threads import together
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -36,12 +36,6 @@ __all__ = ["LocalBackend"]
 _TEMPORARY = "tmp"
 #: Bytes of a result above which it need not fit into memory.
 _MUCH = 1 << 30
-_TRIES = 50  # at a name whose folder others remove
-_WRITING = {"write", "write in", "sync", "delete"}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class LocalBackend:
@@ -56,7 +50,7 @@ class LocalBackend:
     near = True
 
     def __init__(self, root: Path) -> None:
-        with _SystemErrors("look at", root):
+        with SystemErrors("look at", root):
             if root.exists() and not root.is_dir():
                 msg = f"{root} is a file: a store needs a folder of its own"
                 raise StoreURLError(msg)
@@ -70,19 +64,19 @@ class LocalBackend:
     def get(self, name: str) -> bytes | None:
         """Return the bytes of `name`, or None if there is no such object."""
         path = self._prefix + name
-        with _SystemErrors("read", path):
+        with SystemErrors("read", path):
             try:
                 return mapping.read(path)
-            except _ABSENT:
+            except ABSENT:
                 return None
 
     def stat(self, name: str) -> ObjectInfo | None:
         """Return size and time of `name`, or None if there is no such object."""
         path = self._prefix + name
-        with _SystemErrors("look at", path):
+        with SystemErrors("look at", path):
             try:
                 status = os.stat(path)  # noqa: PTH116  the hot path joins text
-            except _ABSENT:
+            except ABSENT:
                 return None
         if not stat.S_ISREG(status.st_mode):
             return None
@@ -98,10 +92,10 @@ class LocalBackend:
         next touch of a mapped page into SIGBUS.
         """
         path = self._prefix + name
-        with _SystemErrors("open", path):
+        with SystemErrors("open", path):
             try:
-                return mapping.open_private(path, length, copy=copy or not self.is_own())
-            except _ABSENT:
+                return mapping.open_private(path, length, copy=copy or not self._is_mapped())
+            except ABSENT:
                 return None
 
     def _is_mapped(self) -> bool:
@@ -113,7 +107,7 @@ class LocalBackend:
         """Return `nbytes` bytes of memory; of a nameless file where that is much."""
         if nbytes < _MUCH or not self._is_mapped():
             return np.empty(nbytes, np.uint8)
-        with self.upload() as upload, _SystemErrors("write in", self._root):
+        with self.upload() as upload, SystemErrors("write in", self._root):
             return upload.room(nbytes)
 
     def put(self, name: str, pieces: Sequence[Buffer], *, durable: bool = True) -> None:
@@ -130,19 +124,20 @@ class LocalBackend:
                 upload.write(piece)
             return upload.finish_new(name, durable=durable)
 
-    def is_own(self) -> bool:
-        """Tell whether the files are this machine's own: on no network or FUSE file system."""
-        if self._mapped is None:
-            self._mapped = mapping.is_safe(self._root)
-        return self._mapped
+    def temporary_name(self, path: Path) -> str | None:
+        """Return the name of a temporary file; None on a network file system.
+
+        There nobody may look at files that others write.
+        """
+        return f"{_TEMPORARY}/{path.name}" if self._is_mapped() else None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the files under the folder `prefix`, by name; temporary ones are no objects."""
         folder = self.path(prefix)
-        with _SystemErrors("list", folder):
+        with SystemErrors("list", folder):
             try:
                 entries = list(os.scandir(folder))
-            except _ABSENT:
+            except ABSENT:
                 return
         folders = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
         # A folder's objects come where its name with the slash comes.
@@ -158,14 +153,14 @@ class LocalBackend:
         removed, folders = 0, set()
         for name in names:
             path = self.path(name)
-            with _SystemErrors("delete", path), contextlib.suppress(*_ABSENT):
+            with SystemErrors("delete", path), contextlib.suppress(*ABSENT):
                 path.unlink()
                 folders.add(path.parent)
                 removed += 1
         for folder in folders:
             if durable:
-                with _SystemErrors("sync", folder):
-                    _sync_folder(folder)
+                with SystemErrors("sync", folder):
+                    sync_folder(folder)
             elif folder != self._root:
                 with contextlib.suppress(OSError):  # most often: it is not empty
                     folder.rmdir()
@@ -173,20 +168,20 @@ class LocalBackend:
 
     def now(self) -> float:
         """Return the file system's clock, as a fresh temporary file shows it."""
-        with self.upload() as upload, _SystemErrors("look at", upload.path):
+        with self.upload() as upload, SystemErrors("look at", upload.path):
             return upload.path.stat().st_mtime
 
     def settle(self, name: str) -> None:
         """Sync the folders above `name`, which another writer may have named a moment ago."""
-        with _SystemErrors("sync", self.path(name)):
-            _sync_folder(self.path(name).parent)
+        with SystemErrors("sync", self.path(name)):
+            sync_folder(self.path(name).parent)
             self._settle(self.path(name).parent)
 
     def check_writable(self) -> None:
         """Make a temporary file and a link to it, once: a store needs both."""
         if self._writable:
             return
-        with self.upload() as upload, _SystemErrors("write in", self._root):
+        with self.upload() as upload, SystemErrors("write in", self._root):
             probe = self._temporary()
             os.link(upload.path, probe)
             probe.unlink()
@@ -196,7 +191,7 @@ class LocalBackend:
     def upload(self) -> Iterator[LocalUpload]:
         """Begin a temporary file; unless kept it is gone when the block ends, named or not."""
         path = self._temporary()
-        with _SystemErrors("write in", self._root):
+        with SystemErrors("write in", self._root):
             try:
                 file = path.open("x+b", buffering=0)
             except FileNotFoundError:
@@ -216,7 +211,7 @@ class LocalBackend:
     def place(self, name: str, *, durable: bool = True) -> None:
         """Make the folder of `name`, by default so that it outlives a power cut."""
         path = self.path(name)
-        with _SystemErrors("write", path):
+        with SystemErrors("write", path):
             if not path.parent.is_dir():
                 if path.parent in self._settled:  # somebody removed it, and perhaps those above
                     self._settled.clear()
@@ -229,7 +224,7 @@ class LocalBackend:
         """Sync every folder between the root and `folder`, whoever made it, once a process."""
         if folder not in self._settled and folder != self._root:
             self._settle(folder.parent)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
             self._settled.add(folder)
 
     def _make_root(self) -> None:
@@ -238,7 +233,7 @@ class LocalBackend:
         missing = [folder for folder in (self._root, *self._root.parents) if not folder.is_dir()]
         self._root.mkdir(parents=True, exist_ok=True)
         for folder in missing:
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
 
     def _temporary(self) -> Path:
         return self._root / _TEMPORARY / f"{os.getpid()}-{os.urandom(8).hex()}"
@@ -246,142 +241,3 @@ class LocalBackend:
     def path(self, name: str) -> Path:
         """Return where `name` lies."""
         return self._root / name
-
-
-class LocalUpload:
-    """A temporary file on its way to a name."""
-
-    def __init__(self, backend: LocalBackend, path: Path, file: BinaryIO) -> None:
-        self.path = path
-        self.kept = False
-        self._backend = backend
-        self._file = file
-        self._written = 0
-        self._synced = False
-
-    @property
-    def temporary(self) -> str | None:
-        """Its name below the root; None on a network file system, where nobody may look."""
-        return f"{_TEMPORARY}/{self.path.name}" if self._backend.is_own() else None
-
-    def keep(self) -> None:
-        """Leave the file there when the block ends."""
-        self.kept = True
-
-    def write(self, data: Buffer, /) -> None:
-        """Append `data`; a short write is continued until all is written or the disk is full."""
-        rest = memoryview(data).cast("B")
-        self._synced = False
-        with _SystemErrors("write", self.path):
-            while rest:
-                count = self._file.write(rest[: writeback.PIECE])
-                if count == writeback.PIECE:
-                    writeback.begin(self._file.fileno(), self._written, count)
-                self._written += count
-                rest = rest[count:]
-
-    def sync(self) -> None:
-        """Sync the file."""
-        if not self._synced:
-            with _SystemErrors("write", self.path):
-                os.fsync(self._file.fileno())
-            self._synced = True
-
-    def finish(self, name: str, *, durable: bool = True) -> None:
-        """Sync the file, rename it to `name`, and sync the folder."""
-        self._finish(name, _rename, durable)
-
-    def finish_new(self, name: str, *, durable: bool = True) -> bool:
-        """Sync the file, link it to `name`, and sync the folder; return False if that exists."""
-        return self._finish(name, _link, durable)
-
-    def room(self, nbytes: int) -> NDArray[np.uint8]:
-        """Make the file `nbytes` long and return it as memory that is written back to it."""
-        os.posix_fallocate(self._file.fileno(), 0, nbytes)  # a full disk fails here, not later
-        return mapping.shared(self._file.fileno(), nbytes)
-
-    def contents(self, length: int) -> NDArray[np.uint8]:
-        """Return the first `length` bytes written, as a private writable array."""
-        return mapping.private(self._file.fileno(), length)
-
-    def _finish(self, name: str, give: Callable[[Path, Path], bool], durable: bool) -> bool:
-        """Have `give` name the file, durably where that is asked for; return what it returns."""
-        path = self._backend.path(name)
-        reach("local.temp-written")
-        if durable:
-            together(self.sync, lambda: self._backend.place(name))
-            reach("local.temp-synced")
-        with _SystemErrors("write", path):
-            made = self._give(name, give, durable)
-            reach("local.named")
-            if durable:
-                _sync_folder(path.parent)
-                reach("local.folders-synced")
-        return made
-
-    def _give(self, name: str, give: Callable[[Path, Path], bool], durable: bool) -> bool:
-        path = self._backend.path(name)
-        for _ in range(_TRIES):
-            with contextlib.suppress(FileNotFoundError):
-                return give(self.path, path)
-            self._backend.place(name, durable=durable)
-        return give(self.path, path)
-
-
-def _rename(source: Path, target: Path) -> bool:
-    source.rename(target)
-    return True
-
-
-def _link(source: Path, target: Path) -> bool:
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-class _SystemErrors:
-    """Names the file and what to do in place of a bare ``OSError``."""
-
-    __slots__ = ("_doing", "_path")
-
-    def __init__(self, doing: str, path: str | Path) -> None:
-        self._doing = doing
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            raise self._named(error) from error
-
-    def _named(self, error: OSError) -> BackendError | ReadOnlyError:
-        doing, path = self._doing, self._path
-        if error.errno in _NO_SPACE:
-            return BackendError(
-                f"cannot {doing} {path}: the disk is full; free some space, or choose another root"
-            )
-        if error.errno == errno.EFBIG:
-            return BackendError(
-                f"cannot {doing} {path}: a file may not be so large here; raise the limit "
-                "(ulimit -f), or choose another root"
-            )
-        if error.errno in _NO_LINK and error.filename2 is not None:
-            return ReadOnlyError(
-                f"{path}: this file system has no hard links, so commits cannot be atomic here"
-            )
-        if error.errno in _READ_ONLY and doing in _WRITING:
-            return ReadOnlyError(
-                f'cannot {doing} {path}: no permission; open the store with mode="ro" to read it'
-            )
-        return BackendError(f"cannot {doing} {path}: {error.strerror or error}")

@@ -30,11 +30,14 @@ class Hit:
         Bytes of its arrays.
     saved_ns : int
         How long it had been computed, in nanoseconds.
+    reused : int
+        How many of its rows come from results of other requests.
     """
 
     value: Any
     nbytes: int
     saved_ns: int
+    reused: int = 0
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,8 @@ class Resolver:
         self.recorder.add("hits")
         self.recorder.add("bytes_served", hit.nbytes)
         self.recorder.add("saved_ns", hit.saved_ns)
+        if hit.reused:
+            self.recorder.add("rows_reused", hit.reused)
         _log.debug("hit %s %s", request.function.name, request.key)
         return hit.value
 

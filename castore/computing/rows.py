@@ -224,7 +224,7 @@ class Rows:
     def hit(self, leaf: Callable[[AnyArray], Any]) -> Hit:
         """Return what is asked for, of which nothing had to be computed."""
         nbytes = sum(column.nbytes for column in self._into.values())
-        return Hit(self.value(leaf), nbytes, self.saved_ns())
+        return Hit(self.value(leaf), nbytes, self.saved_ns(), self.reused)
 
     @property
     def reused(self) -> int:

@@ -13,13 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing import connection as connections
 from multiprocessing.connection import Client, Listener
 
 import numpy as np
 
 #: Seconds after which a player that says nothing hangs.
-PATIENCE = 30
+PATIENCE = 20
 
 
 # The side of the test
@@ -95,7 +96,9 @@ def first(asking):
 def answers(asking):
     """Let players go on whenever they hold; return what each comes to next."""
     found = {}
+    end = time.monotonic() + 2 * PATIENCE
     while len(found) < len(asking):
+        assert time.monotonic() < end, f"no answer after {[one.told[-3:] for one in asking]}"
         player = first(one for one in asking if one.pid not in found)
         name, what = player.hear("waiting", "computing", "holding", "returned")
         if name == "holding":
@@ -382,7 +385,7 @@ def _prepare(question):
 
 def _main(address, *imports):
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
-    for name in ("castore.store", "castore.once.claims", "platformdirs", *imports):
+    for name in ("castore.store", "castore.once.claims", "platformdirs", "tomllib", *imports):
         __import__(name)
     for _ in sys.stdin:
         if os.fork() == 0:

@@ -314,17 +314,15 @@ def test_crosswise_workers_end(torch_stage, place, method, opens):
 
 def crosswise(stage, where, **how):
     """Have two players compute what the other asks for within."""
-    state = {"state": where["state"]}
-    pair = list(zip(stage.players(2), (FIRST, SECOND), (SECOND, FIRST), strict=True))
-    for player, samples, other in pair:
-        inner = {"root": where["root"], "samples": other}
-        player.ask(samples=samples, holds=1, inner=[inner], root=where["root"], **state, **how)
+    asking = stage.players(2)
+    first, second = ({"suffix": s, "samples": n} for s, n in (("a", FIRST), ("b", SECOND)))
+    for player, outer, inner in zip(asking, (first, second), (second, first), strict=True):
+        player.ask(**outer, holds=1, inner=[{**inner, "root": where["root"]}], **where, **how)
         player.hear("holding")
-    for player, _, _ in pair:
+    for player in asking:
         player.order()
-    for player, samples, other in pair:
-        assert right(player, other)
-        assert right(player, samples)
+    assert right(asking, [SECOND, FIRST])
+    assert right(asking, [FIRST, SECOND])
     assert len(stored(where)) == 2 or how.get("rowwise")
     assert leases(where) == []
 

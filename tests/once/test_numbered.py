@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -135,6 +136,24 @@ def test_a_claim_keeps_its_number_when_others_follow_at_once(backend, monkeypatc
     monkeypatch.setattr(backend, "create", another_after)
     assert claim(backend)[1] == 0
     assert len(names(backend)) == 2
+
+
+def test_a_dead_claim_above_is_left_to_those_above_it(backend, monkeypatch, gone):
+    """Only below one's own claim nobody can have the number of a dead one meanwhile."""
+    real = backend.create
+
+    def dead_after(name, pieces, **options):
+        made = real(name, pieces, **options)
+        first = Content.read(b"".join(bytes(piece) for piece in pieces))
+        dead = Content(replace(Sign.begin("dead"), owner=gone), first.sign.nonce, ROWS)
+        return made and real(f"{PREFIX}{1:020}", dead.pieces(), **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "create", dead_after)
+        assert claim(backend)[1] == 0
+    assert len(names(backend)) == 2
+    assert claim(backend)[1] == 2
+    assert names(backend) == [f"{PREFIX}{0:020}", f"{PREFIX}{2:020}"]
 
 
 def test_a_claim_that_was_outrun_tries_the_next_number(backend, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -25,6 +26,13 @@ print(json.dumps(Owner.here().document()), flush=True)
 sys.stdin.read()
 """
 
+# What runs a process as the first of a namespace of its own, or fails where nobody may.
+NAMESPACE = (
+    ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare")
+    else ["false"]
+)
+
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="only Linux tells who is gone"
 )
@@ -37,8 +45,6 @@ anything = st.recursive(
 @pytest.fixture
 def other():
     """Start another process; return it and the owner it says it is."""
-    import json
-
     with subprocess.Popen(
         [sys.executable, "-c", TELL],
         stdin=subprocess.PIPE,
@@ -84,21 +90,21 @@ def test_a_process_whose_first_thread_ended_is_not_gone():
         "def work():\n"
         "    main.join(0.2)\n"
         "    while open('/proc/self/stat').read().rpartition(')')[2].split()[0] != 'Z': pass\n"
-        "    print(json.dumps(Owner.here().document()), flush=True)\n"
+        "    print(json.dumps(owner.document()), flush=True)\n"
         "    sys.stdin.read()\n"
-        "main = threading.main_thread()\n"
+        "main, owner = threading.main_thread(), Owner.here()\n"
         "threading.Thread(target=work).start()\n"
         "ctypes.CDLL(None).pthread_exit(None)\n"
     )
-    import json
-
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     ) as process:
         line = process.stdout.readline()
         assert line, "the process ended with its first thread"
-        assert not Owner.of(json.loads(line)).is_gone()
+        owner = Owner.of(json.loads(line))
+        assert not owner.is_gone()
         process.kill()
+    assert owner.is_gone()
 
 
 def test_an_id_used_again_is_another_process(other):
@@ -107,12 +113,13 @@ def test_an_id_used_again_is_another_process(other):
     assert replace(owner, start=owner.start - 1).is_gone()
 
 
-@pytest.mark.parametrize("field", ["boot", "namespace", "start"])
-@pytest.mark.parametrize("value", [None, "elsewhere"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("boot", "another"), ("boot", None), ("namespace", "pid:[1]"), ("namespace", None),
+     ("start", None)],
+)  # fmt: skip
 def test_nothing_is_certain_from_elsewhere(other, field, value):
     """Of a process of another boot or namespace, or without a start time, nothing is known."""
-    if field == "start" and value:
-        pytest.skip("a start time is a number")
     process, owner = other
     process.kill()
     process.wait()
@@ -166,22 +173,38 @@ def test_a_forked_child_is_another_owner():
 
 def test_a_child_in_a_namespace_of_its_own_is_elsewhere():
     """A process id of another namespace says nothing here, though such a process exists."""
-    if not shutil.which("unshare"):
-        pytest.skip("needs unshare")
     script = TELL.replace("sys.stdin.read()", "")
     run = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc",
-         sys.executable, "-c", script],
+        [*NAMESPACE, sys.executable, "-c", script],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     if run.returncode:
         pytest.skip("this machine lets nobody make a namespace")
-    import json
-
     owner = Owner.of(json.loads(run.stdout))
     assert owner.boot == Owner.here().boot
     assert owner.namespace != Owner.here().namespace
     assert not owner.is_gone()
+
+
+def test_a_child_with_its_parents_id_is_another_owner():
+    """A child that is the first of a new namespace, as its parent is of its own, is itself."""
+    script = (
+        "import ctypes, os\n"
+        "from castore.once.owner import Owner\n"
+        "here = Owner.here()\n"
+        "assert here.pid == 1 and here.start\n"
+        "assert ctypes.CDLL(None).unshare(0x20000000) == 0\n"  # CLONE_NEWPID
+        "child = os.fork()\n"
+        "if child == 0: os._exit(os.getpid() == 1 and Owner.here() == here)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    run = subprocess.run(
+        [*NAMESPACE, sys.executable, "-c", script],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    if run.returncode:
+        pytest.skip("this machine lets nobody make a namespace")
+    assert run.stdout == "0\n"
 
 
 def test_names_of_programs_do_not_matter(tmp_path):
