@@ -1,33 +1,74 @@
-"""What a store holds, whoever computed it."""
+"""A place that was opened, and what it holds, whoever computed it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from castore import catalog
+from castore import catalog, config, tally
 from castore.backend.base import Backend
+from castore.backend.open import open_backend
 from castore.catalog import EntryInfo, TableInfo, Usage
-from castore.errors import ReadOnlyError
+from castore.errors import ConfigError, ReadOnlyError
+from castore.once.holding import holding
+from castore.stats import Stats
 from castore.table.entry import Entry
 from castore.table.writer import initialise, read_format
 
 __all__ = ["Holdings"]
 
 
+_CODE = ("warn", "miss", "raise")
+_IDENTITY = ("content", "stat")
+_ON_ERROR = ("raise", "compute")
+_VERIFY = ("mapped", "always")
+_OPTIONS = ("url", "mode", "on_error", "on_code_change", "identity", "verify")
+
+
 class Holdings:
-    """The part of a store that needs no loader: its tables and entries.
+    """The part of a store that needs no loader: how it was opened, its tables and entries."""
 
-    Parameters
-    ----------
-    url : str
-        Where the store is.
-    mode : str
-        How it was opened.
-    """
+    #: A function may hold the store it is cached in; that says nothing about what it computes.
+    castore_infrastructure = True
 
-    url: str
-    mode: str
-    _backend: Backend
+    def __init__(
+        self, url: str, *, mode: str, on_error: str, on_code_change: str, identity: str, verify: str
+    ) -> None:
+        for name, value, known in (
+            ("mode", mode, config.MODES),
+            ("on_error", on_error, _ON_ERROR),
+            ("on_code_change", on_code_change, _CODE),
+            ("identity", identity, _IDENTITY),
+            ("verify", verify, _VERIFY),
+        ):
+            if value not in known:
+                msg = f"{name}={value!r}: choose one of {', '.join(known)}"
+                raise ConfigError(msg)
+        self.url = url
+        self.mode = mode
+        self.on_error = on_error
+        self.on_code_change = on_code_change
+        self.identity = identity
+        self.verify = verify
+        self._inherited = False
+        self._start()
+
+    def _start(self) -> None:
+        self._recorder = tally.recorder(self.url)
+        self._backend: Backend = open_backend(self.url)
+
+    def __repr__(self) -> str:
+        """Return how the store was opened."""
+        return f"castore.open({self.url!r}, mode={self.mode!r}, on_error={self.on_error!r})"
+
+    def __getstate__(self) -> dict[str, str | bool]:
+        """Return URL and options, and whether a computation is under way here."""
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        return {**options, "_inherited": self._inherited or holding()}
+
+    def __setstate__(self, state: dict[str, str | bool]) -> None:
+        """Open the same place, with counters of its own."""
+        vars(self).update(state)
+        self._start()
 
     def init(self, digest: str | None = None) -> str:
         """Make the store unless it exists; return the digest that names its blobs.
@@ -88,6 +129,10 @@ class Holdings:
         """
         self._check_writable()
         return catalog.remove(self._backend, prefix)
+
+    def stats(self) -> Stats:
+        """Return what this store did in this process; `castore stats` adds up this machine's."""
+        return self._recorder.snapshot()
 
     def usage(self) -> Usage:
         """Add up the bytes the store takes."""

@@ -7,28 +7,18 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from castore import catalog, config, tally
-from castore.backend.base import Backend
-from castore.backend.open import open_backend
+from castore import catalog
 from castore.catalog import EntryInfo
 from castore.computing.answers import Hit, Options
 from castore.computing.resolve import Resolver
-from castore.errors import ConfigError
 from castore.explain import Explanation
 from castore.holdings import Holdings
 from castore.identity.function import describe_function
 from castore.identity.request import Request, identify_inputs, identify_loader
-from castore.once.holding import holding
 from castore.progress import Progress, shown_if_called
-from castore.stats import Stats
 
 __all__ = ["Store"]
 
-_CODE = ("warn", "miss", "raise")
-_IDENTITY = ("content", "stat")
-_ON_ERROR = ("raise", "compute")
-_VERIFY = ("mapped", "always")
-_OPTIONS = ("url", "mode", "on_error", "on_code_change", "identity", "verify")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -39,34 +29,8 @@ class Store(Holdings):
     fork, spawn and forkserver and from any thread.
     """
 
-    #: A function may hold the store it is cached in; that says nothing about what it computes.
-    castore_infrastructure = True
-
-    def __init__(
-        self, url: str, *, mode: str, on_error: str, on_code_change: str, identity: str, verify: str
-    ) -> None:
-        for name, value, known in (
-            ("mode", mode, config.MODES),
-            ("on_error", on_error, _ON_ERROR),
-            ("on_code_change", on_code_change, _CODE),
-            ("identity", identity, _IDENTITY),
-            ("verify", verify, _VERIFY),
-        ):
-            if value not in known:
-                msg = f"{name}={value!r}: choose one of {', '.join(known)}"
-                raise ConfigError(msg)
-        self.url = url
-        self.mode = mode
-        self.on_error = on_error
-        self.on_code_change = on_code_change
-        self.identity = identity
-        self.verify = verify
-        self._inherited = False
-        self._start()
-
     def _start(self) -> None:
-        self._recorder = tally.recorder(self.url)
-        self._backend: Backend = open_backend(self.url)
+        super()._start()
         self._resolver = Resolver(
             self._backend,
             self._recorder,
@@ -76,20 +40,6 @@ class Store(Holdings):
             on_code_change=self.on_code_change,
             inherited=self._inherited,
         )
-
-    def __repr__(self) -> str:
-        """Return how the store was opened."""
-        return f"castore.open({self.url!r}, mode={self.mode!r}, on_error={self.on_error!r})"
-
-    def __getstate__(self) -> dict[str, str | bool]:
-        """Return URL and options, and whether a computation is under way here."""
-        options = {name: getattr(self, name) for name in _OPTIONS}
-        return {**options, "_inherited": self._inherited or holding()}
-
-    def __setstate__(self, state: dict[str, str | bool]) -> None:
-        """Open the same place, with counters of its own."""
-        vars(self).update(state)
-        self._start()
 
     def get_or_compute(
         self,
@@ -361,10 +311,6 @@ class Store(Holdings):
         """
         request = self._request(loader, fn, suffix, **identity)
         return self._resolver.explain(request, Options(rowwise=rowwise, compare=compare))
-
-    def stats(self) -> Stats:
-        """Return what this store did in this process; `castore stats` adds up this machine's."""
-        return self._recorder.snapshot()
 
     def _request(
         self,
