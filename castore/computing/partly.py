@@ -67,6 +67,7 @@ class Partly:
         self._recorder = self._publisher.notices.recorder
         self._trouble: StoreError | None = None
         self._computed = 0
+        self._claims = Claims(self.rows.scope)
 
     @property
     def request(self) -> Request:
@@ -116,7 +117,7 @@ class Partly:
         if self.whole.writer is None:
             return Claim(None, None, lambda: True)
         missing = self.rows.ids[self.rows.missing()]
-        return Claims(self.rows.scope).claim(missing, self.request.function.name)
+        return self._claims.claim(missing, self.request.function.name)
 
     def _work(self, claim: Claim) -> None:
         """Compute what nobody has and nobody before us is computing."""

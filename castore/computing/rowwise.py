@@ -15,7 +15,7 @@ from castore import arrays
 from castore.arrays import AnyArray
 from castore.backend.base import Backend
 from castore.blobs import layout
-from castore.canonical import identify, seal, unseal
+from castore.canonical import Json, identify, seal, unseal
 from castore.computing.answers import Options
 from castore.errors import DamagedError
 from castore.identity.request import Request
@@ -94,9 +94,10 @@ def read(backend: Backend, request: Request) -> Verdict | None:
         return None
     try:
         found = unseal(data, name)
-        return Verdict(found["rowwise"] is True, str(found["by"]), str(found["why"]))
+        verdict = Verdict(found["rowwise"] is True, str(found["by"]), str(found["why"]))
     except (DamagedError, KeyError):
         return None
+    return verdict if found == _document(request, verdict) else None
 
 
 def known(backend: Backend, request: Request, rowwise: bool | str) -> Verdict | None:
@@ -109,7 +110,16 @@ def known(backend: Backend, request: Request, rowwise: bool | str) -> Verdict | 
 
 def write(backend: Backend, request: Request, verdict: Verdict) -> None:
     """Keep a verdict; one against reuse replaces what is there, one for it does not."""
-    document = {
+    name, data = _name(request), [seal(_document(request, verdict))]
+    if verdict.rowwise:
+        if not backend.create(name, data) and read(backend, request) is None:
+            backend.put(name, data)
+    else:
+        backend.put(name, data)
+
+
+def _document(request: Request, verdict: Verdict) -> dict[str, Json]:
+    return {
         "by": verdict.by,
         "format": _FORMAT,
         "functions": request.function.recorded["functions"],
@@ -117,12 +127,6 @@ def write(backend: Backend, request: Request, verdict: Verdict) -> None:
         "table": request.function.table,
         "why": verdict.why,
     }
-    name, data = _name(request), [seal(document)]
-    if verdict.rowwise:
-        if not backend.create(name, data) and read(backend, request) is None:
-            backend.put(name, data)
-    else:
-        backend.put(name, data)
 
 
 def _name(request: Request) -> str:

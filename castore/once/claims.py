@@ -56,7 +56,10 @@ class Lower:
 
 
 class Claims:
-    """The claims of one scope. May be used from any thread, and after a fork.
+    """The claims of one scope, as one caller sees them; for one thread.
+
+    It remembers what it saw of the others' claims, so that one which nobody keeps is dead after
+    a while, however often the caller claims anew.
 
     Parameters
     ----------
@@ -67,8 +70,9 @@ class Claims:
     """
 
     def __init__(self, scope: str, folder: Path | None = None) -> None:
-        self._folder = folder
+        self._place = folder
         self._prefix = f"{Owner.here().boot or '-'}/{scope}/"
+        self._folder: Folder | None = None
 
     def claim(self, row_ids: RowIds, label: str) -> Claim:
         """Say that this process is about to compute rows.
@@ -89,7 +93,10 @@ class Claims:
             Numbered; without a number where the folder cannot be used.
         """
         try:
-            folder = Folder(LocalBackend(self._folder or _state_folder()), self._prefix)
+            folder = self._folder or Folder(
+                LocalBackend(self._place or _state_folder()), self._prefix
+            )
+            self._folder = folder
             number, content = folder.add(row_ids, label)
         except (CastoreError, OSError) as error:
             _log.debug("rows are computed without a claim: %s", error)
