@@ -8,6 +8,7 @@ neither covers, commits, and only then waits for the others.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from castore.once.claims import Claim, Claims
 from castore.table.adoption import Rescued, adopt
 from castore.table.result import LEAVES, Sink
 from castore.table.writer import Writer
+from castore.threads import together
 
 __all__ = ["Partly"]
 
@@ -126,13 +128,12 @@ class Partly:
         self._adopt()
         verdict = self.verdict()
         self.rows.refresh(square=verdict is not None)
-        self.rows.gather()
         if verdict is None:
+            self.rows.gather()
             chosen = probe.choose(lent for _, lent in self.rows.taken)
             verdict = self._probe(chosen, self.rows.copy_of(chosen))
             if verdict is not None and verdict.rowwise:
                 self.rows.refresh()
-                self.rows.gather()
         if verdict is None:
             raise _Whole("")
         if not verdict.rowwise:
@@ -142,6 +143,7 @@ class Partly:
             raise _Whole("")
         if len(mine):
             self._compute(mine)
+        self.rows.gather()
 
     def _await_verdict(self, claim: Claim) -> None:
         """Where there is no verdict, wait for what it could be based on.
@@ -274,7 +276,11 @@ class Partly:
             self._recorder.add("compute_ns", outcome.elapsed)
             self._computed += len(mine)
             if self.whole.writer is not None:
-                self._publish(self.whole.writer, some, outcome)
+                # Both wait: one for the disk, the other for memory.
+                together(
+                    functools.partial(self._publish, self.whole.writer, some, outcome),
+                    self.rows.gather,
+                )
 
     def _publish(self, writer: Writer, some: Request, outcome: Outcome) -> None:
         try:
