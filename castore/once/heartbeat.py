@@ -152,10 +152,15 @@ class Keeper:
         self._sign = sign
         self._write = write
         self._read = read
-        self._begun = clock.monotonic()
+        self._begun = self._kept = clock.monotonic()
+        self._lapsed = False
         self._lock = threading.Lock()  # a renewal under way would undo what follows the end
         self._over = False
         self._stop = clock.every(RENEW, self.renew)
+
+    def has_lapsed(self) -> bool:
+        """Tell whether the file was left alone for so long that others may have called it dead."""
+        return self._lapsed or clock.monotonic() - self._kept >= TTL
 
     def is_own(self) -> bool:
         """Ask the backend whether the file is still the one that was created."""
@@ -174,8 +179,9 @@ class Keeper:
             try:
                 if not self.is_own():
                     return False
-                pieces = self._write(clock.monotonic() - self._begun)
-                self._backend.put(self.name, pieces, durable=False)
+                now = clock.monotonic()
+                self._backend.put(self.name, self._write(now - self._begun), durable=False)
+                self._kept, self._lapsed = now, self.has_lapsed()
             except StoreError as error:
                 _log.debug("%s is not renewed: %s", self.name, error)
         return True

@@ -74,7 +74,7 @@ class Lease:
         self._holding = Holding("lease")
 
     def is_held(self) -> bool:
-        """Ask the store whether nobody took the lease over.
+        """Ask the store whether nobody took the lease over, nor could have and finished since.
 
         Raises
         ------
@@ -82,7 +82,8 @@ class Lease:
             If the store cannot be read.
         """
         highest = _highest(self._backend, self.key)
-        return highest is not None and highest.name == self._keeper.name and self._keeper.is_own()
+        is_last = highest is not None and highest.name == self._keeper.name
+        return is_last and self._keeper.is_own() and not self._keeper.has_lapsed()
 
     def release(self) -> None:
         """Let go of it, once, in the process that took it; elsewhere nothing happens.

@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 from castore.backend.base import Backend, ObjectInfo
 from castore.canonical import seal, unseal
 from castore.digest import hexdigest
-from castore.errors import DamagedError, StoreError
+from castore.errors import BackendError, DamagedError, StoreError
 from castore.once.heartbeat import Keeper, Sign
 from castore.once.observer import Observer, Sight
 
 __all__ = ["Content", "Folder", "RowIds"]
 
 _LARGEST = 1 << 31  # bytes: 128 million rows
+_TRIES = 1000  # others may be quicker
 _OLD = 7 * 86400.0  # seconds
 _NUMBER = re.compile(r".*/([0-9]{20})")
 
@@ -109,8 +110,14 @@ class Folder:
         self._observer = Observer(backend, Content.read, _LARGEST)
 
     def add(self, row_ids: RowIds, label: str) -> tuple[int, Content]:
-        """Make a claim above all others, and drop those of the dead."""
-        while True:
+        """Make a claim above all others, and drop those of the dead.
+
+        Raises
+        ------
+        StoreError
+            If that cannot be, as when something that is no file has the next claim's name.
+        """
+        for _ in range(_TRIES):
             number, after = self._next()
             content = Content(Sign.begin(label), after, row_ids)
             if not self._backend.create(self._name(number), content.pieces(), durable=False):
@@ -123,6 +130,8 @@ class Folder:
             finally:
                 if not in_turn:
                     self._backend.delete([self._name(number)], durable=False)
+        msg = f"{self._prefix}: no claim can be made; remove what is no file there"
+        raise BackendError(msg)
 
     def keep(self, number: int, content: Content) -> Callable[[], bool]:
         """Renew a claim; return what ends it, as `Keeper.let_go` does."""

@@ -310,7 +310,7 @@ def _loaded(inner, store, method):
     loader = torch.utils.data.DataLoader(
         Dataset(inner, store), batch_size=None, num_workers=1, multiprocessing_context=method
     )
-    return np.concatenate([np.array(value) for value in loader])
+    return torch.cat(list(loader)).numpy()
 
 
 class _Stage:

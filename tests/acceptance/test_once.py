@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import os
-import random
-import shutil
 import signal
 import socket
 import tempfile
@@ -64,7 +61,7 @@ def torch_stage(shared_torch_stage):
 @pytest.fixture
 def place():
     """Yield the root of a store and a state folder that every user may look into."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         yield {"root": Path(folder, "store"), "state": Path(folder, "state")}
 
@@ -412,18 +409,29 @@ def test_a_stopped_owner_holds_nobody_up(stage, place, rowwise, wait):
     assert leases(place) == []
 
 
-def test_who_lost_his_lease_replaces_nothing(stage, place):
-    """A stopped process that was to replace a value leaves the one that another put meanwhile."""
+@pytest.mark.parametrize("when", ["held", "released"])
+def test_who_lost_his_lease_replaces_nothing(stage, place, when):
+    """A stopped process that was to replace a value leaves that to whoever took over."""
     owner, other = stage.players(2)
-    owner.ask(samples=ROWS, holds=1, stamp=True, force=True, **place)
+    other.ask(samples=ROWS, **place)
+    assert right(other, ROWS)
+    owner.ask(samples=ROWS, holds=1, stamp=True, force=True, ttl=GONE, **place)
     owner.hear("holding")
     owner.signal(signal.SIGSTOP)
     other.ask(samples=ROWS, holds=1, stamp=True, force=True, ttl=GONE, **place)
-    assert (other.value() == other.pid).all()
+    while other.hear("waiting", "holding")[0] == "waiting":
+        pass
+    if when == "released":
+        other.order()
+        assert (other.value() == other.pid).all()
     owner.signal(signal.SIGCONT)
     owner.order()
-    assert (owner.value() == other.pid).all()
-    assert (stored(place)[0] == other.pid).all()
+    assert not (owner.value() == owner.pid).any()
+    assert owner.stats.disagreements == 1
+    if when == "held":
+        other.order()
+        assert (other.value() == other.pid).all()
+    assert [set(value.flat) for value in stored(place)] == [{other.pid}]
 
 
 # Other ways of asking
@@ -484,9 +492,7 @@ def test_where_nobody_may_write_it_computes(stage, place, used, rowwise):
     strict, lenient = stage.players(2)
     strict.ask(samples=ROWS, rowwise=rowwise, nobody=True, **place)
     assert "ReadOnlyError" in strict.hear("raised")[1]
-    lenient.ask(
-        samples=ROWS, rowwise=rowwise, nobody=True, store={"on_error": "compute"}, **place
-    )
+    lenient.ask(samples=ROWS, rowwise=rowwise, nobody=True, store={"on_error": "compute"}, **place)
     assert right(lenient, ROWS)
     assert set(lenient.stats.uncached) == {"read-only"}
     for folder in [place["root"], *place["root"].rglob("*/")]:

@@ -402,3 +402,11 @@ def test_one_place_is_one_store(kind, tmp_path):
     assert two.url == one.url
     assert two.get(NAME) == b"value"
     assert one.near
+
+
+def test_room_is_memory_of_ones_own(backend):
+    """Room is as long as asked for, can be written, and is no object."""
+    room = backend.room(1000)
+    room[:] = 7
+    assert (room.dtype, room.shape, room.sum()) == (np.uint8, (1000,), 7000)
+    assert listed(backend) == []

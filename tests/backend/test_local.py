@@ -534,3 +534,18 @@ def test_a_file_system_without_links_is_refused(backend):
     finally:
         for path in immutable:
             subprocess.run(["chattr", "-i", path], check=True)
+
+
+def test_much_room_is_a_nameless_file(tmp_path, monkeypatch):
+    """Room beyond the limit lies on the disk, without a name, and goes with its last user."""
+    monkeypatch.setattr("castore.backend.local._MUCH", 1 << 16)
+    backend = LocalBackend(tmp_path / "store")
+    room = backend.room(1 << 20)
+    room[::4096] = 1
+    maps = Path("/proc/self/maps").read_text() if sys.platform.startswith("linux") else ""
+    assert not maps or str(tmp_path) in maps
+    del room
+    assert not sys.platform.startswith("linux") or str(tmp_path) not in Path(
+        "/proc/self/maps"
+    ).read_text()
+    assert list((tmp_path / "store" / "tmp").iterdir()) == []

@@ -276,8 +276,19 @@ def test_nobody_takes_over_from_a_lease_that_was_renewed(backend, clock, monkeyp
     monkeypatch.setattr(backend, "create", renew_first)
     clock.on_pause = lambda: setattr(clock, "time", clock.time + TTL)
     assert apart(acquire, backend, KEY, "hasty", absent, wait=1) is None
-    assert lease.is_held()
+    assert lease._keeper.is_own()
     assert names(backend) == [layout.lease(KEY, 0)]
+
+
+def test_a_lease_that_was_left_alone_for_a_ttl_is_not_held(backend, clock):
+    """Others may have taken it over and finished meanwhile, though it is the last one again."""
+    lease = acquire(backend, KEY, "slow", absent)
+    assert lease.is_held()
+    clock.time += TTL
+    assert not lease.is_held()
+    lease._keeper.renew()
+    assert not lease.is_held()
+    lease.release()
 
 
 BAD = {
