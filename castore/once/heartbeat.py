@@ -100,7 +100,7 @@ class Sign:
         """Return a document that `of` reads, as it is to be after `held` seconds."""
         return {
             "format": _FORMAT,
-            "held": round(held, 3),
+            "held_ms": round(held * 1000),
             "label": self.label,
             "nonce": self.nonce,
             "owner": self.owner.document() if self.owner else None,
@@ -109,14 +109,14 @@ class Sign:
     @classmethod
     def of(cls, document: dict[str, Json]) -> Sign | None:
         """Return the sign in `document`, or None if there is none of this format."""
-        nonce, label, held = (document.get(name) for name in ("nonce", "label", "held"))
+        nonce, label, held = (document.get(name) for name in ("nonce", "label", "held_ms"))
         if (
             document.get("format") == _FORMAT
             and isinstance(nonce, str)
             and isinstance(label, str)
-            and isinstance(held, int | float)
+            and type(held) is int
         ):
-            return cls(nonce, Owner.of(document.get("owner")), label, float(held))
+            return cls(nonce, Owner.of(document.get("owner")), label, held / 1000)
         return None
 
 
