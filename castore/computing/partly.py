@@ -142,6 +142,7 @@ class Partly:
         if len(mine) == len(self.rows.ids):
             raise _Whole("")
         if len(mine):
+            self.rows.expect()
             self._compute(mine)
         self.rows.gather()
 

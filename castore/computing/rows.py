@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,20 @@ class Rows:
         """Return positions of different rows that the store has."""
         positions = np.flatnonzero(self._entries >= 0)
         return positions[distinct(self.ids[positions])[0]]
+
+    def expect(self) -> None:
+        """See, before others are computed, that rows the store has may stand beside them.
+
+        Raises
+        ------
+        OtherShape
+            If those here have another form, dtype or shape.
+        CodeChangedError
+            If other code computed them, and that is to be raised.
+        """
+        for key, _ in self.lenders():
+            with contextlib.suppress(DamagedError):  # told when they are gathered
+                self._fit(self._open(key).schema)
 
     def gather(self) -> None:
         """Copy here what the store has and is not here yet, every byte checked.

@@ -4,7 +4,7 @@
 
     <state folder>/castore/claims/<boot id or "-">/<scope>/<number>
 
-    {"after":…,"format":1,"held":20.0,"label":…,"nonce":…,"owner":…,"rows":…,"digest":…}
+    {"after":…,"format":1,"held_ms":20000,"label":…,"nonce":…,"owner":…,"rows":…,"digest":…}
     row ids, 16 bytes each
 
 A header, a newline, the rows. A new claim has the number above the highest, by

@@ -20,7 +20,7 @@ from multiprocessing.connection import Client, Listener
 import numpy as np
 
 #: Seconds after which a player that says nothing hangs.
-PATIENCE = 20
+PATIENCE = 60
 
 
 # The side of the test
@@ -58,6 +58,11 @@ class Player:
         self.told.append(self.connection.recv())
         assert self.told[-1][0] in names, self.told[-1]
         return self.told[-1]
+
+    def hold(self):
+        """Wait until it holds, whatever it waits for before."""
+        while self.hear("waiting", "holding")[0] != "holding":
+            pass
 
     def value(self):
         """Return what it comes to, whatever it tells before."""

@@ -389,8 +389,13 @@ def test_a_bad_claim_holds_nobody_up(stage, place, harm, wait):
     (path,) = claims(place)
     HARM[harm](path)
     for samples in (SECOND, FIRST, ROWS):
-        ttl = GONE if wait is True else None
-        other.ask(samples=samples, rowwise=True, wait=wait, ttl=ttl, **place)
+        holds, ttl = samples is SECOND, GONE if wait is True else None
+        other.ask(samples=samples, holds=holds, rowwise=True, wait=wait, ttl=ttl, **place)
+        if holds:
+            other.hold()
+            own = [one for one in claims(place) if b'"pid":%d' % other.pid in one.read_bytes()]
+            assert len(own) == (harm != "no file")
+            other.order()
         assert right(other, samples)
     assert np.array_equal(np.sort(computed([other])), ROWS)
 
@@ -423,8 +428,7 @@ def test_who_lost_his_lease_replaces_nothing(stage, place, when):
     owner.hear("holding")
     owner.signal(signal.SIGSTOP)
     other.ask(samples=ROWS, holds=1, stamp=True, force=True, ttl=GONE, **place)
-    while other.hear("waiting", "holding")[0] == "waiting":
-        pass
+    other.hold()
     if when == "released":
         other.order()
         assert (other.value() == other.pid).all()
