@@ -2,7 +2,7 @@
 
 ::
 
-    leases/<key>/<epoch>        {"format":1,"held_ms":40000,"label":…,"nonce":…,"owner":…,"digest":…}
+    leases/<key>/<epoch>    {"format":1,"held_ms":40000,"label":…,"nonce":…,"owner":…,"digest":…}
 
 A lease saves work; nothing rests on it. Whoever wants a key looks for its entry, then creates
 epoch 0. Where that is refused he lists the epochs: if the highest is dead he creates the next

@@ -545,7 +545,8 @@ def test_much_room_is_a_nameless_file(tmp_path, monkeypatch):
     maps = Path("/proc/self/maps").read_text() if sys.platform.startswith("linux") else ""
     assert not maps or str(tmp_path) in maps
     del room
-    assert not sys.platform.startswith("linux") or str(tmp_path) not in Path(
-        "/proc/self/maps"
-    ).read_text()
+    assert (
+        not sys.platform.startswith("linux")
+        or str(tmp_path) not in Path("/proc/self/maps").read_text()
+    )
     assert list((tmp_path / "store" / "tmp").iterdir()) == []

@@ -31,9 +31,7 @@ from castore.table.writer import Writer, origin
 DERIVATION = {"suffix": "interrupted"}
 TABLE = identify("table", DERIVATION)
 CODE = {"fn": "00" * 16}
-KIN = Kin(
-    TABLE, "00" * 16, lambda manifest: manifest.derivation["recorded"]["functions"] == CODE
-)
+KIN = Kin(TABLE, "00" * 16, lambda manifest: manifest.derivation["recorded"]["functions"] == CODE)
 
 
 def identified(count):
