@@ -25,7 +25,7 @@ from castore.computing.rows import OtherShape, Rows
 from castore.computing.rowwise import Verdict
 from castore.computing.turns import Watch
 from castore.computing.whole import Whole
-from castore.errors import CommitError, ResultError, StoreError
+from castore.errors import ResultError, StoreError
 from castore.identity.datasets.samples import Indices
 from castore.identity.request import Request
 from castore.identity.rows import RowIds
@@ -98,7 +98,7 @@ class Partly:
         self._count(hit)
         value = hit.value
         if self._trouble is not None:
-            self._tell(self._trouble, value)
+            self._publisher.tell(self._trouble, self.request, value)
         elif self._options.materialize and self.whole.writer is not None:
             self._materialize(self.whole.writer, value)
         return value
@@ -310,12 +310,4 @@ class Partly:
         try:
             self._publisher.commit(writer, self.request, result, cost, mixed=True)
         except (ResultError, StoreError) as error:
-            self._tell(error, value)
-
-    def _tell(self, error: ResultError | StoreError, value: Any) -> None:
-        """Raise or warn that something was computed and is not stored."""
-        if self._publisher.lenient:
-            self._publisher.notices.survive(error)
-            return
-        msg = f"{self.request.function.name} was computed but not stored ({error}); .result has it"
-        raise CommitError(msg, value) from error
+            self._publisher.tell(error, self.request, value)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 from castore import tally
 from castore.backend.base import Backend, Upload
 from castore.computing.notices import Notices
-from castore.errors import StoreError
+from castore.errors import CommitError, ResultError, StoreError
 from castore.identity.request import Request
 from castore.table.manifest import put_together
 from castore.table.result import Result, Sink
@@ -122,6 +123,23 @@ class Publisher:
         self.notices.recorder.add("bytes_stored", commit.stored)
         tally.flush()  # a job that is cancelled runs no handlers at exit
         return commit
+
+    def tell(self, error: ResultError | StoreError, request: Request, value: Any) -> None:
+        """Warn that `value` was computed and is not stored, if that is wanted, or raise.
+
+        Raises
+        ------
+        ResultError, CommitError
+            With the value.
+        """
+        if self.lenient:
+            self.notices.survive(error)
+            return
+        if isinstance(error, ResultError):
+            raise ResultError(str(error), value) from error
+        name = request.function.name
+        msg = f"{name} was computed but not stored ({error}); .result has it"
+        raise CommitError(msg, value) from error
 
 
 def _begun(backend: Backend, uploads: contextlib.ExitStack) -> Upload:

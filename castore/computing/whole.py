@@ -15,7 +15,7 @@ from castore.computing.publish import Publisher
 from castore.computing.retire import retire_others
 from castore.computing.rowwise import known, obstacle
 from castore.computing.turns import Turn
-from castore.errors import CastoreError, CommitError, ConfigError, ResultError, StoreError
+from castore.errors import CastoreError, ConfigError, ResultError, StoreError
 from castore.explain import short_reason
 from castore.identity.request import Request
 from castore.stats import Recorder
@@ -90,9 +90,7 @@ class Whole:
                 check_rows(outcome.result, request, self.options.rowwise)
                 return self._published(outcome, miss, value)
             except (ResultError, StoreError) as error:
-                if not publisher.lenient:
-                    raise _with_result(error, request, value) from error
-                publisher.notices.survive(error)
+                publisher.tell(error, request, value)
                 return value
 
     @property
@@ -148,10 +146,3 @@ class Whole:
             return False
         verdict = known(self.publisher.backend, self.request, self.options.rowwise)
         return verdict is not None and verdict.rowwise
-
-
-def _with_result(error: ResultError | StoreError, request: Request, value: Any) -> CastoreError:
-    if isinstance(error, ResultError):
-        return ResultError(str(error), value)
-    msg = f"{request.function.name} was computed but not stored ({error}); .result has it"
-    return CommitError(msg, value)

@@ -92,9 +92,10 @@ class RowsMachine(RuleBasedStateMachine):
 
     sizes = st.none()
 
-    @initialize()
-    def make(self):
-        """Begin with an empty store and a state folder of its own."""
+    @initialize(harsh=st.sampled_from([False, False, True]))
+    def make(self, harsh):
+        """Begin with an empty store and a state folder of its own; damage it, or never."""
+        self.harsh = harsh
         self.patch = pytest.MonkeyPatch()
         self.root = None
         self.damaged = True
@@ -284,7 +285,7 @@ class RowsMachine(RuleBasedStateMachine):
         self.store.delete(key)
         del self.entries[name]
 
-    @precondition(lambda self: self.entries and not self.damaged)
+    @precondition(lambda self: self.harsh and self.entries and not self.damaged)
     @rule(
         number=st.integers(0, 99),
         of=st.integers(0, 9),
@@ -322,7 +323,7 @@ class RowsMachine(RuleBasedStateMachine):
 
 
 TestArrays = RowsMachine.TestCase
-TestArrays.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestArrays.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
 class LoadersMachine(RowsMachine):
@@ -340,4 +341,4 @@ class LoadersMachine(RowsMachine):
 
 
 TestLoaders = pytest.mark.skipif(torch is None, reason="needs torch")(LoadersMachine.TestCase)
-TestLoaders.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+TestLoaders.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
