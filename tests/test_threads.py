@@ -59,4 +59,4 @@ def test_no_turn_is_begun_after_an_error(monkeypatch):
 
     with pytest.raises(LookupError):
         take_turns(turn, 1000)
-    assert sorted(taken) == [0, 1]
+    assert len(taken) == 2
