@@ -19,6 +19,8 @@ from castore.table.writer import Commit, Writer, origin
 
 __all__ = ["Publisher"]
 
+_LONG = 1_000_000_000  # ns; then a millisecond more is nothing
+
 
 @dataclass(frozen=True)
 class Publisher:
@@ -121,7 +123,8 @@ class Publisher:
         commit = writer.publish(result.draft(writer.algorithm, row_ids), header, force=force)
         self.notices.recorder.add("commits")
         self.notices.recorder.add("bytes_stored", commit.stored)
-        tally.flush()  # a job that is cancelled runs no handlers at exit
+        if elapsed > _LONG:
+            tally.flush()  # a job that is cancelled runs no handlers at exit
         return commit
 
     def tell(self, error: ResultError | StoreError, request: Request, value: Any) -> None:
