@@ -292,3 +292,20 @@ def test_damaged_rows_are_computed_again(store, tmp_path):
     del work.seen[:]
     assert ask(castore.open(store.url), work, [101, 100, 9500]) == doubled([101, 100, 9500])
     assert not work.seen
+
+
+@pytest.mark.parametrize("rowwise", [True, "auto", False])
+def test_no_rows_are_a_request_too(store, rowwise):
+    """A request of no samples is computed, stored and found like any other."""
+    ran = []
+
+    def doubled(rows):
+        ran.append(len(rows))
+        return rows * 2
+
+    for _ in range(2):
+        found = store.get_or_compute(
+            np.zeros((0, 4)), doubled, "none", model=None, rowwise=rowwise, ignore=("fn.ran",)
+        )
+        assert found.shape == (0, 4)
+    assert ran == [0]

@@ -257,3 +257,17 @@ def test_a_model_changed_on_the_way_stores_nothing(store):
         found = read(store, work, over([1, 50]), model="auto")
     assert np.array_equal(found, rows([1, 50]))
     assert [entry.key for entry in store.entries()] == before
+
+
+def test_batches_of_ones_own_that_are_compared_are_exact(store):
+    """Where batch sizes are compared and a batch sampler cuts them, only the same request hits."""
+    work = Reads()
+
+    def ask(batches):
+        loader = data.DataLoader(DATA, batch_sampler=Batches(batches))
+        return read(store, work, loader, compare=("batch_size",))
+
+    ask([[0, 1, 2], [3]])
+    assert np.array_equal(ask([[0, 1], [2, 3, 4]]), rows(range(5)))
+    assert np.array_equal(ask([[0, 1], [2, 3, 4]]), rows(range(5)))
+    assert work.batches == [[3, 1], [2, 3]]
