@@ -13,7 +13,8 @@ from castore.blobs import layout
 from castore.canonical import Json, dumps, identify
 from castore.computing.answers import Hit, Miss, Options
 from castore.computing.notices import Notices
-from castore.computing.rowwise import known, obstacle
+from castore.computing.rowwise import obstacle
+from castore.computing.verdicts import Verdicts
 from castore.errors import CodeChangedError, DamagedError, NotFoundError
 from castore.explain import changed_code
 from castore.identity.request import Request
@@ -45,12 +46,15 @@ class Finder:
         What becomes of a result whose function has other code now.
     notices : Notices
         What tells the user.
+    verdicts : Verdicts
+        What is known about functions.
     """
 
     backend: Backend
     copy: bool
     on_code_change: str
     notices: Notices
+    verdicts: Verdicts
     _indexes: dict[str, RowIndex] = field(default_factory=dict, repr=False)
     _known: dict[str, tuple[object, Entry]] = field(default_factory=dict, repr=False)
 
@@ -111,7 +115,7 @@ class Finder:
         """Tell whether what was put together from rows may answer."""
         if options.compare or obstacle(request, options):
             return False
-        verdict = known(self.backend, request, options.rowwise)
+        verdict = self.verdicts.known(request, options.rowwise)
         return verdict is not None and verdict.rowwise
 
     def kin(self, request: Request, loose: frozenset[str]) -> Kin:

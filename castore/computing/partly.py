@@ -22,8 +22,8 @@ from castore.computing import probe, rowwise
 from castore.computing.answers import Hit, Miss
 from castore.computing.execute import Outcome, execute
 from castore.computing.rows import OtherShape, Rows
-from castore.computing.rowwise import Verdict
 from castore.computing.turns import Watch
+from castore.computing.verdicts import Verdict
 from castore.computing.whole import Whole
 from castore.errors import ResultError, StoreError
 from castore.identity.datasets.samples import Indices
@@ -66,6 +66,7 @@ class Partly:
         """Begin without trouble."""
         self._options = self.whole.options
         self._publisher = self.whole.publisher
+        self._verdicts = self.whole.finder.verdicts
         self._recorder = self._publisher.notices.recorder
         self._trouble: StoreError | None = None
         self._computed = 0
@@ -175,7 +176,7 @@ class Partly:
 
     def verdict(self) -> Verdict | None:
         """Return what is known about the function."""
-        return rowwise.known(self._publisher.backend, self.request, self._options.rowwise)
+        return self._verdicts.known(self.request, self._options.rowwise)
 
     def _adopt(self) -> None:
         """Take over what a process that is gone had sealed of a stream."""
@@ -210,8 +211,8 @@ class Partly:
         if not alone:
             return None
         self._recorder.add("rows_probed", len(chosen) + len(alone))
-        together = self.request.over(chosen, probe.sizes(len(chosen)))
-        why = self._disagreement(together, stored)
+        jointly = self.request.over(chosen, probe.sizes(len(chosen)))
+        why = self._disagreement(jointly, stored)
         for row in alone:
             by_itself = self.request.over(chosen[row : row + 1])
             kept = {name: column[row : row + 1] for name, column in stored.items()}
@@ -224,8 +225,7 @@ class Partly:
             _log.info("%s: rows are reused from now on: %s", name, verdict.why)
         else:
             _log.warning("%s: rows are not reused: %s", name, verdict.why)
-        if self.whole.writer is not None:
-            rowwise.write(self._publisher.backend, self.request, verdict)
+        self._verdicts.keep(self.request, verdict, writing=self.whole.writer is not None)
         return verdict
 
     def _disagreement(
@@ -285,9 +285,11 @@ class Partly:
 
     def _publish(self, writer: Writer, some: Request, outcome: Outcome) -> None:
         try:
-            self._publisher.commit(
+            commit = self._publisher.commit(
                 writer, some, outcome.result, outcome.elapsed, force=self.rows.damaged > 0
             )
+            if commit.adopted:
+                self._recorder.add("disagreements")
         except StoreError as error:
             self._trouble = error
 

@@ -15,8 +15,9 @@ from castore.computing.notices import Notices
 from castore.computing.partly import Partly
 from castore.computing.publish import Publisher
 from castore.computing.rows import OtherShape, Rows
-from castore.computing.rowwise import known, obstacle
+from castore.computing.rowwise import obstacle
 from castore.computing.turns import Turns
+from castore.computing.verdicts import Verdicts
 from castore.computing.whole import Whole
 from castore.errors import CastoreError, ConfigError, ResultError
 from castore.explain import Explanation, explain
@@ -67,7 +68,7 @@ class Resolver:
         self.mode = mode
         self.lenient = lenient
         self.notices = Notices(recorder)
-        self.finder = Finder(backend, copy, on_code_change, self.notices)
+        self.finder = Finder(backend, copy, on_code_change, self.notices, Verdicts(backend))
         self.publisher = Publisher(backend, self.notices, mode, lenient)
         self.turns = Turns(backend, recorder, inherited)
         self._probed: set[str] = set()
@@ -122,7 +123,7 @@ class Resolver:
             return explain(self.backend, request, entry=found)
         if reason := obstacle(request, options):
             return explain(self.backend, request, reason=reason)
-        verdict = known(self.backend, request, options.rowwise)
+        verdict = self.finder.verdicts.known(request, options.rowwise)
         if verdict is not None and not verdict.rowwise:
             return explain(self.backend, request, reason=verdict.why)
         rows = Rows(self.finder, request, self.finder.kin(request, options.loose))
@@ -161,7 +162,7 @@ class Resolver:
         found = self.finder.find(request, options)
         if isinstance(found, Hit) or found.reason != "absent" or obstacle(request, options):
             return found, None
-        verdict = known(self.backend, request, options.rowwise)
+        verdict = self.finder.verdicts.known(request, options.rowwise)
         if verdict is not None and not verdict.rowwise:
             return found, None
         rows = Rows(self.finder, request, self.finder.kin(request, options.loose))

@@ -1,38 +1,17 @@
-"""Whether a function computes each row from its sample alone: judged once, and kept.
-
-The judgement is of a table and of the function's code. A probe makes it, an audit can overturn
-it (`castore.computing.partly`). It lies in the store, so that it is made once for all who share it.
-"""
+"""Whether rows computed again are the same, and what rules that out beforehand."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from castore import arrays
 from castore.arrays import AnyArray
-from castore.backend.base import Backend
-from castore.blobs import layout
-from castore.canonical import Json, identify, seal, unseal
 from castore.computing.answers import Options
-from castore.errors import DamagedError
 from castore.identity.request import Request
 
-__all__ = [
-    "TOLERANCE",
-    "Verdict",
-    "agreeing",
-    "difference",
-    "known",
-    "obstacle",
-    "read",
-    "scale_of",
-    "write",
-]
-
-_FORMAT = 1
+__all__ = ["TOLERANCE", "agreeing", "difference", "obstacle", "scale_of"]
 
 #: By how much a row may differ from itself computed among other rows, as a share of the value's
 #: magnitude plus that of its element (`scale_of`). Types that are not listed must be equal.
@@ -44,25 +23,6 @@ TOLERANCE = {
     "float32": 1e-3,
     "float64": 1e-9,
 }
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether rows of a table may be reused.
-
-    Attributes
-    ----------
-    rowwise : bool
-        Whether a row depends on its sample alone, as far as was seen.
-    by : {"probe", "audit", "caller"}
-        Who found that.
-    why : str
-        What was seen.
-    """
-
-    rowwise: bool
-    by: str
-    why: str
 
 
 def obstacle(request: Request, options: Options) -> str:
@@ -84,54 +44,6 @@ def obstacle(request: Request, options: Options) -> str:
     if training:
         return f"{training[0]} is in training mode; call model.eval() first"
     return ""
-
-
-def read(backend: Backend, request: Request) -> Verdict | None:
-    """Return what was found about the request's function, None if nothing, or it is damaged."""
-    name = _name(request)
-    data = backend.get(name)
-    if data is None:
-        return None
-    try:
-        found = unseal(data, name)
-        verdict = Verdict(found["rowwise"] is True, str(found["by"]), str(found["why"]))
-    except (DamagedError, KeyError):
-        return None
-    return verdict if found == _document(request, verdict) else None
-
-
-def known(backend: Backend, request: Request, rowwise: bool | str) -> Verdict | None:
-    """Return what holds for a request: what its caller says, save against an audit's finding."""
-    found = read(backend, request)
-    if rowwise is True and (found is None or found.by != "audit"):
-        return Verdict(rowwise=True, by="caller", why="rowwise=True")
-    return found
-
-
-def write(backend: Backend, request: Request, verdict: Verdict) -> None:
-    """Keep a verdict; one against reuse replaces what is there, one for it does not."""
-    name, data = _name(request), [seal(_document(request, verdict))]
-    if verdict.rowwise:
-        if not backend.create(name, data) and read(backend, request) is None:
-            backend.put(name, data)
-    else:
-        backend.put(name, data)
-
-
-def _document(request: Request, verdict: Verdict) -> dict[str, Json]:
-    return {
-        "by": verdict.by,
-        "format": _FORMAT,
-        "functions": request.function.recorded["functions"],
-        "rowwise": verdict.rowwise,
-        "table": request.function.table,
-        "why": verdict.why,
-    }
-
-
-def _name(request: Request) -> str:
-    code = identify("functions", request.function.recorded["functions"])
-    return layout.verdict(request.function.table, code)
 
 
 def difference(

@@ -13,7 +13,7 @@ from castore.computing.execute import Outcome, check_rows, execute
 from castore.computing.lookup import Finder
 from castore.computing.publish import Publisher
 from castore.computing.retire import retire_others
-from castore.computing.rowwise import known, obstacle
+from castore.computing.rowwise import obstacle
 from castore.computing.turns import Turn
 from castore.errors import CastoreError, ConfigError, ResultError, StoreError
 from castore.explain import short_reason
@@ -144,5 +144,5 @@ class Whole:
         """Tell whether rows computed here count for other requests too."""
         if obstacle(self.request, self.options):
             return False
-        verdict = known(self.publisher.backend, self.request, self.options.rowwise)
+        verdict = self.finder.verdicts.known(self.request, self.options.rowwise)
         return verdict is not None and verdict.rowwise

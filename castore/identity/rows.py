@@ -126,6 +126,10 @@ def distinct(row_ids: RowIds) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         intp (n,): ``row_ids[first][number]`` is `row_ids`.
     """
     halves = np.ascontiguousarray(row_ids).view("<u8")
+    lower = np.sort(halves[:, 0])
+    if (lower[1:] != lower[:-1]).all():  # the common case, at a third of the price
+        every = np.arange(len(row_ids))
+        return every, every
     order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: of equal ones the first leads
     ordered = halves[order]
     leads = np.ones(len(order), np.bool_)

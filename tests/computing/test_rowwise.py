@@ -8,17 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castore import arrays
-from castore.backend.memory import MemoryBackend
-from castore.canonical import seal, unseal
 from castore.computing import rowwise
 from castore.computing.answers import Options
-from castore.computing.rowwise import TOLERANCE, Verdict, agreeing, difference, scale_of
+from castore.computing.rowwise import TOLERANCE, agreeing, difference, scale_of
 from castore.identity.function import describe_function
 from castore.identity.request import identify_loader
 
 EXACT = ["bool", "int8", "int64", "uint8", "uint64", "float8_e4m3fn", "datetime64[s]"]
-YES = Verdict(rowwise=True, by="probe", why="32 rows agreed")
-NO = Verdict(rowwise=False, by="audit", why="an audit found that x differed")
 
 
 def ones(dtype, rows=6):
@@ -125,76 +121,6 @@ def request_of(fn=np.copy, samples=None, **what):
     """Identify a call."""
     samples = np.arange(4) if samples is None else samples
     return identify_loader(describe_function(fn, "s", model=None, **what), samples)
-
-
-@pytest.fixture
-def backend():
-    """Return an empty place."""
-    backend = MemoryBackend("verdicts")
-    backend.delete([info.name for info in backend.list("")])
-    return backend
-
-
-def test_a_verdict_is_found_for_the_table_and_code_it_was_made_for(backend):
-    """Whatever rows are asked for; not for another version, nor for another code."""
-    rowwise.write(backend, request_of(), YES)
-    assert rowwise.read(backend, request_of(samples=np.arange(9))) == YES
-    assert rowwise.read(backend, request_of(version=2)) is None
-    assert rowwise.read(backend, request_of(lambda x: x + 1)) is None
-
-
-def test_a_verdict_against_stays(backend):
-    """One that found a difference replaces what is there, and is not replaced by one for it."""
-    rowwise.write(backend, request_of(), YES)
-    rowwise.write(backend, request_of(), NO)
-    rowwise.write(backend, request_of(), YES)
-    assert rowwise.read(backend, request_of()) == NO
-
-
-def only(backend):
-    """Return the name of the only verdict."""
-    (name,) = [info.name for info in backend.list("tables/") if "/rowwise/" in info.name]
-    return name
-
-
-def resealed(backend, **changes):
-    """Change a verdict, whole."""
-    document = unseal(backend.get(only(backend)), "it")
-    backend.put(only(backend), [seal({**document, **changes})])
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda backend: backend.put(only(backend), [b""]),
-        lambda backend: backend.put(only(backend), [backend.get(only(backend))[:-9]]),
-        lambda backend: backend.put(only(backend), [seal({"format": 1})]),
-        lambda backend: backend.put(only(backend), [seal({"by": 1, "rowwise": True, "x": 2})]),
-        lambda backend: resealed(backend, format=2),
-        lambda backend: resealed(backend, table="0" * 32),
-        lambda backend: resealed(backend, functions={"other": "code"}),
-    ],
-    ids=["empty", "cut", "bare", "foreign", "newer", "of another table", "of other code"],
-)
-def test_a_verdict_that_is_none_is_made_again(backend, spoil):
-    """What is damaged, foreign or of a newer format says nothing, and gives way to a new one."""
-    rowwise.write(backend, request_of(), YES)
-    spoil(backend)
-    assert rowwise.read(backend, request_of()) is None
-    rowwise.write(backend, request_of(), YES)
-    assert rowwise.read(backend, request_of()) == YES
-
-
-def test_the_caller_counts_more_than_a_probe_and_less_than_an_audit(backend):
-    """``rowwise=True`` holds against a failed probe, but not once an audit saw a difference."""
-    probed = Verdict(rowwise=False, by="probe", why="x differed")
-    request = request_of()
-    assert rowwise.known(backend, request, "auto") is None
-    rowwise.write(backend, request, probed)
-    assert rowwise.known(backend, request, "auto") == probed
-    assert rowwise.known(backend, request, True).rowwise
-    rowwise.write(backend, request, NO)
-    assert rowwise.known(backend, request, True) == NO
 
 
 def test_obstacles_are_named():
