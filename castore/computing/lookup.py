@@ -83,12 +83,20 @@ class Finder:
             return Miss("absent")
         if not self.is_current(entry, request):
             return Miss("code")
-        if entry.manifest.together and not self._may_gather(request, options):
-            return Miss("together")
+        if objection := self.objection(entry, request, options):
+            return Miss(objection)
         if self.backend.near:
             _compare_rows(entry, request)
         value = assemble(entry.manifest.form, entry.arrays(), LEAVES[options.returns])
         return Hit(value, entry.nbytes, entry.manifest.compute_ns)
+
+    def objection(self, entry: Entry, request: Request, options: Options) -> str:
+        """Say why an entry may not answer its own request, as a miss does; else nothing."""
+        if self.on_code_change != "warn" and self._changed(entry, request):
+            return "code"
+        if entry.manifest.together and not self._may_gather(request, options):
+            return "together"
+        return ""
 
     def is_current(self, entry: Entry, request: Request) -> bool:
         """Tell whether an entry may answer although the function may have other code now.
@@ -98,18 +106,21 @@ class Finder:
         CodeChangedError
             If it has, and that is to be raised.
         """
-        now = request.function.recorded["functions"]
-        then = _recorded_code(entry.manifest)
-        if not now or not then or then == now:  # nobody knows the code of what was put
-            return True
-        if self.on_code_change == "miss":
-            return False
-        changed = ", ".join(changed_code(then or {}, now))
-        msg = f"{request.function.name} has changed since entry {entry.key[:8]} ({changed})"
+        changed = self._changed(entry, request)
+        if not changed or self.on_code_change == "miss":
+            return not changed
+        listed = ", ".join(changed)
+        msg = f"{request.function.name} has changed since entry {entry.key[:8]} ({listed})"
         if self.on_code_change == "raise":
             raise CodeChangedError(f"{msg}: {_CHANGED}")
         self.notices.warn(f"{msg}, and its result is reused: {_CHANGED}")
         return True
+
+    def _changed(self, entry: Entry, request: Request) -> list[str]:
+        """Return the functions that have other code now; none of what was put without any."""
+        now = request.function.recorded["functions"]
+        then = _recorded_code(entry.manifest)
+        return changed_code(then, now) if now and then and then != now else []
 
     def _may_gather(self, request: Request, options: Options) -> bool:
         """Tell whether what was put together from rows may answer."""

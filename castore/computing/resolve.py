@@ -19,7 +19,7 @@ from castore.computing.rowwise import obstacle
 from castore.computing.turns import Turns
 from castore.computing.verdicts import Verdicts
 from castore.computing.whole import Whole
-from castore.errors import CastoreError, ConfigError, ResultError
+from castore.errors import CastoreError, ConfigError, DamagedError, ResultError
 from castore.explain import Explanation, explain
 from castore.identity.code import name_of
 from castore.identity.request import Request
@@ -34,6 +34,12 @@ _log = logging.getLogger("castore")
 
 _NOTHING = Sink(lambda: None)
 
+
+_OBJECTIONS = {
+    "": "",
+    "code": "the entry of these rows was computed by other code",
+    "together": "the entry of these rows was put together, and rows may not be reused here",
+}
 
 Call: TypeAlias = Callable[[Any], Any]
 
@@ -120,7 +126,9 @@ class Resolver:
         """Say what would become of `request`, and why."""
         found = self.finder.entry_of(request)
         if found is not None:
-            return explain(self.backend, request, entry=found)
+            objection = self._objection(found, request, options)
+            entry = None if objection else found
+            return explain(self.backend, request, entry=entry, reason=objection)
         if reason := obstacle(request, options):
             return explain(self.backend, request, reason=reason)
         verdict = self.finder.verdicts.known(request, options.rowwise)
@@ -132,6 +140,14 @@ class Resolver:
         reason = "" if verdict or not lenders else "a probe will tell whether they may be"
         count = int(rows.known().sum())
         return explain(self.backend, request, known=count, sources=lenders, reason=reason)
+
+    def _objection(self, entry: Entry, request: Request, options: Options) -> str:
+        """Say in words why the entry of a request would not answer it."""
+        try:
+            entry.arrays()
+        except DamagedError as error:
+            return f"the entry of these rows is damaged: {error}"
+        return _OBJECTIONS[self.finder.objection(entry, request, options)]
 
     def entry(self, request: Request) -> Entry:
         """Return the entry of `request`.

@@ -110,8 +110,9 @@ class Explanation:
             yield from ((label, str(one)) for one in found)
 
     def _why_not_by_rows(self) -> list[str]:
-        """Return the reason where it matters: the function has other rows."""
-        others = any(difference.path == "rows" for difference in self.differences)
+        """Return the reason where it matters: the function has these rows, or others."""
+        paths = [difference.path for difference in self.differences]
+        others = not paths or "rows" in paths
         own = self.nearest is not None and self.nearest.table == self.table
         return [self.reason] if self.reason and own and others else []
 

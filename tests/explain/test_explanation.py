@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import pytest
 
+import castore
 from castore.errors import BackendError
 from castore.explain import Difference, compare_entries, explain, short_reason
 
@@ -293,3 +294,24 @@ def test_an_entry_alone_has_nothing_near(shelf, key):
     """The only entry of a store is like no other."""
     found = compare_entries(shelf.entry(key))
     assert (found.before, found.after.key, found.differences) == (None, key, [])
+
+
+def test_what_is_there_and_does_not_answer_is_told(tmp_path):
+    """An entry that is damaged, or of other code where that matters, is a miss that says why."""
+    rows = np.arange(40000.0).reshape(10000, 4)
+    store = castore.open(tmp_path)
+    store.get_or_compute(rows, lambda x: x * 2, "a", model=None)
+    strict = castore.open(tmp_path, on_code_change="miss")
+    found = strict.explain(rows, lambda x: x * 3, "a", model=None)
+    assert (found.kind, found.reason) == (
+        "miss",
+        "the entry of these rows was computed by other code",
+    )
+    blob = max(tmp_path.glob("blobs/*/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(blob.read_bytes())
+    data[100] ^= 1
+    blob.unlink()
+    blob.write_bytes(data)
+    found = castore.open(tmp_path).explain(rows, lambda x: x * 2, "a", model=None)
+    assert found.kind == "miss"
+    assert "not reused  the entry of these rows is damaged" in str(found)
