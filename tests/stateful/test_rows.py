@@ -150,7 +150,7 @@ def same(found, expected):
     return list(leaves(found)) == list(leaves(expected))
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1500)
 @given(
     requests=sequences(),
     form=st.sampled_from(sorted(FORMS)),

@@ -323,7 +323,7 @@ class RowsMachine(RuleBasedStateMachine):
 
 
 TestArrays = RowsMachine.TestCase
-TestArrays.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestArrays.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
 
 
 class LoadersMachine(RowsMachine):
@@ -341,4 +341,4 @@ class LoadersMachine(RowsMachine):
 
 
 TestLoaders = pytest.mark.skipif(torch is None, reason="needs torch")(LoadersMachine.TestCase)
-TestLoaders.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestLoaders.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
