@@ -195,7 +195,7 @@ class _Watch(contextlib.ExitStack):
         self._update: Callable[[int], None] | None = None
         self._computed: list[int] = []  # rows of each computation, but for the original loader
         self._missing = self._runs = 0
-        self._by_rows = self._told = False
+        self._told = False
 
     def watched(self, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return `fn`, watched; castore looks through a partial when it keys."""
@@ -252,12 +252,7 @@ class _Watch(contextlib.ExitStack):
             if found.kind == "miss":
                 return found.short
             self._missing = found.missing or 0
-            self._by_rows = bool(found.sources)
-        if not whole:
-            return ""
-        return (
-            "rows that are stored are not reused" if self._by_rows else "what is stored is damaged"
-        )
+        return "rows that are stored are not reused" if whole else ""
 
     def _tell(self, message: str, *values: object) -> None:
         self._told = True

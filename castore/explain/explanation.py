@@ -71,6 +71,8 @@ class Explanation:
         """One line: ``"absent; nearest 3f2a91c0 differs in batch_size 64 → 32"``."""
         if self.kind != "miss":
             return self._headline()
+        if self.reason and self.nearest is not None and self.nearest.key == self.key:
+            return self.reason.partition(":")[0]
         return _short(self.nearest.key if self.nearest else None, self.differences)
 
     def __str__(self) -> str:

@@ -738,6 +738,6 @@ def test_damage_is_told_as_a_miss(cache, caplog):
     cache.get_or_compute(over(numbered()), extract_wide, "features")
     cache.get_or_compute(over(numbered()), extract_wide, "features")
     assert info_lines(caplog) == [
-        "miss: computing features (what is stored is damaged)",
+        "miss: computing features (the entry of these rows is damaged)",
         "hit: features",
     ]

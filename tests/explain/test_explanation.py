@@ -314,4 +314,5 @@ def test_what_is_there_and_does_not_answer_is_told(tmp_path):
     blob.write_bytes(data)
     found = castore.open(tmp_path).explain(rows, lambda x: x * 2, "a", model=None)
     assert found.kind == "miss"
+    assert found.short == "the entry of these rows is damaged"
     assert "not reused  the entry of these rows is damaged" in str(found)
