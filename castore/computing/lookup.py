@@ -14,7 +14,7 @@ from castore.canonical import Json, dumps, identify
 from castore.computing.answers import Hit, Miss, Options
 from castore.computing.notices import Notices
 from castore.computing.rowwise import obstacle
-from castore.computing.verdicts import Verdicts
+from castore.computing.verdicts import Verdict, Verdicts
 from castore.errors import CodeChangedError, DamagedError, NotFoundError
 from castore.explain import changed_code
 from castore.identity.request import Request
@@ -94,8 +94,10 @@ class Finder:
         """Say why an entry may not answer its own request, as a miss does; else nothing."""
         if self.on_code_change != "warn" and self._changed(entry, request):
             return "code"
-        if entry.manifest.together and not self._may_gather(request, options):
-            return "together"
+        if entry.manifest.together:
+            verdict = self.verdict(request, options)
+            if options.compare or verdict is None or not verdict.rowwise:
+                return "together"
         return ""
 
     def is_current(self, entry: Entry, request: Request) -> bool:
@@ -122,12 +124,11 @@ class Finder:
         then = _recorded_code(entry.manifest)
         return changed_code(then, now) if now and then and then != now else []
 
-    def _may_gather(self, request: Request, options: Options) -> bool:
-        """Tell whether what was put together from rows may answer."""
-        if options.compare or obstacle(request, options):
-            return False
-        verdict = self.verdicts.known(request, options.rowwise)
-        return verdict is not None and verdict.rowwise
+    def verdict(self, request: Request, options: Options) -> Verdict | None:
+        """Return whether rows may be reused for a request, None where nobody knows yet."""
+        if reason := obstacle(request, options):
+            return Verdict(rowwise=False, by="caller", why=reason)
+        return self.verdicts.known(request, options.rowwise)
 
     def kin(self, request: Request, loose: frozenset[str]) -> Kin:
         """Return which entries of the request's table may lend it rows.

@@ -66,7 +66,6 @@ class Partly:
         """Begin without trouble."""
         self._options = self.whole.options
         self._publisher = self.whole.publisher
-        self._verdicts = self.whole.finder.verdicts
         self._recorder = self._publisher.notices.recorder
         self._trouble: StoreError | None = None
         self._computed = 0
@@ -176,7 +175,7 @@ class Partly:
 
     def verdict(self) -> Verdict | None:
         """Return what is known about the function."""
-        return self._verdicts.known(self.request, self._options.rowwise)
+        return self.whole.finder.verdict(self.request, self._options)
 
     def _adopt(self) -> None:
         """Take over what a process that is gone had sealed of a stream."""
@@ -225,7 +224,9 @@ class Partly:
             _log.info("%s: rows are reused from now on: %s", name, verdict.why)
         else:
             _log.warning("%s: rows are not reused: %s", name, verdict.why)
-        self._verdicts.keep(self.request, verdict, writing=self.whole.writer is not None)
+        self.whole.finder.verdicts.keep(
+            self.request, verdict, writing=self.whole.writer is not None
+        )
         return verdict
 
     def _disagreement(

@@ -15,7 +15,6 @@ from castore.computing.notices import Notices
 from castore.computing.partly import Partly
 from castore.computing.publish import Publisher
 from castore.computing.rows import OtherShape, Rows
-from castore.computing.rowwise import obstacle
 from castore.computing.turns import Turns
 from castore.computing.verdicts import Verdicts
 from castore.computing.whole import Whole
@@ -129,9 +128,7 @@ class Resolver:
             objection = self._objection(found, request, options)
             entry = None if objection else found
             return explain(self.backend, request, entry=entry, reason=objection)
-        if reason := obstacle(request, options):
-            return explain(self.backend, request, reason=reason)
-        verdict = self.finder.verdicts.known(request, options.rowwise)
+        verdict = self.finder.verdict(request, options)
         if verdict is not None and not verdict.rowwise:
             return explain(self.backend, request, reason=verdict.why)
         rows = Rows(self.finder, request, self.finder.kin(request, options.loose))
@@ -176,9 +173,9 @@ class Resolver:
         if options.force or self.mode == "refresh":
             return Miss("forced"), None
         found = self.finder.find(request, options)
-        if isinstance(found, Hit) or found.reason != "absent" or obstacle(request, options):
+        if isinstance(found, Hit) or found.reason != "absent":
             return found, None
-        verdict = self.finder.verdicts.known(request, options.rowwise)
+        verdict = self.finder.verdict(request, options)
         if verdict is not None and not verdict.rowwise:
             return found, None
         rows = Rows(self.finder, request, self.finder.kin(request, options.loose))

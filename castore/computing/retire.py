@@ -18,6 +18,7 @@ from castore.canonical import identify
 from castore.errors import DamagedError
 from castore.identity.request import Request
 from castore.identity.rows import RowIds, among, digest_rows
+from castore.table.adoption import orphans
 from castore.table.entry import Entry
 from castore.table.gather import allocate, gather
 from castore.table.index import Kin
@@ -45,6 +46,8 @@ def retire_others(backend: Backend, writer: Writer, request: Request, kin: Kin) 
         The entries that would lend it rows.
     """
     assert request.row_ids is not None
+    for orphan in orphans(backend, kin.table):  # adopted later, it would be the newest
+        orphan.discard()
     retired = 0
     newer = [request.row_ids]
     for entry, row_ids in _others(backend, request, kin):

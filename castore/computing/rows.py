@@ -118,11 +118,6 @@ class Rows:
             positions = positions[~among(self.ids[positions], others)]
         return positions[distinct(self.ids[positions])[0]]
 
-    def stored(self) -> Indices:
-        """Return positions of different rows that the store has."""
-        positions = np.flatnonzero(self._entries >= 0)
-        return positions[distinct(self.ids[positions])[0]]
-
     def expect(self) -> None:
         """See, before others are computed, that rows the store has may stand beside them.
 

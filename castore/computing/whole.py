@@ -13,7 +13,6 @@ from castore.computing.execute import Outcome, check_rows, execute
 from castore.computing.lookup import Finder
 from castore.computing.publish import Publisher
 from castore.computing.retire import retire_others
-from castore.computing.rowwise import obstacle
 from castore.computing.turns import Turn
 from castore.errors import CastoreError, ConfigError, ResultError, StoreError
 from castore.explain import short_reason
@@ -72,7 +71,8 @@ class Whole:
         self._log(miss)
         publisher, request = self.publisher, self.request
         with contextlib.ExitStack() as uploads:
-            reusable = not obstacle(request, self.options)
+            verdict = self.finder.verdict(request, self.options)
+            reusable = verdict is None or verdict.rowwise
             sink = publisher.sink(self.writer, uploads, request if reusable else None)
             outcome = execute(request, self.call, sink, self.options.progress)
             if isinstance(outcome, ResultError):
@@ -135,14 +135,9 @@ class Whole:
             writer, self.request, outcome.result, outcome.elapsed,
             force=force, aligned=self.options.rowwise is not False,
         )  # fmt: skip
-        if force and miss.reason == "forced" and self._is_rowwise():
-            kin = self.finder.kin(self.request, self.options.loose)
-            retire_others(self.publisher.backend, writer, self.request, kin)
+        if force and miss.reason == "forced":
+            verdict = self.finder.verdict(self.request, self.options)
+            if verdict is not None and verdict.rowwise:
+                kin = self.finder.kin(self.request, self.options.loose)
+                retire_others(self.publisher.backend, writer, self.request, kin)
         return commit
-
-    def _is_rowwise(self) -> bool:
-        """Tell whether rows computed here count for other requests too."""
-        if obstacle(self.request, self.options):
-            return False
-        verdict = self.finder.verdicts.known(self.request, self.options.rowwise)
-        return verdict is not None and verdict.rowwise

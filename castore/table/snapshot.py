@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from castore import arrays
 from castore.backend import mapping
 from castore.digest import hasher
-from castore.identity.files.replacing import replace_file
+from castore.identity.files.replacing import forget_unused, replace_file
 from castore.table.entry import Schema
 from castore.table.records import RECORD, Records
 
@@ -150,7 +150,7 @@ def write(path: Path, snapshot: Snapshot) -> None:
     records = arrays.raw(snapshot.records.data)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     replace_file(path, b"".join([head, records, _digest(head, records)]), durable=False)
-    _forget_unused(path.parent)
+    forget_unused(path.parent, UNUSED)
 
 
 def read(path: Path) -> Snapshot:
@@ -164,7 +164,7 @@ def read(path: Path) -> Snapshot:
     status = path.stat()
     if time.time() - status.st_mtime > _DAY:
         with contextlib.suppress(OSError):
-            os.utime(path)  # used; see `_forget_unused`
+            os.utime(path)  # used; see `forget_unused`
     copy = not mapping.is_safe(path.parent)
     data = mapping.open_private(str(path), status.st_size, copy=copy)
     if data is None or data[-_SEAL:].tobytes() != _digest(data[:-_SEAL]):
@@ -197,12 +197,3 @@ def _digest(*pieces: Buffer) -> bytes:
     for piece in pieces:
         state.update(piece)
     return state.digest()
-
-
-def _forget_unused(folder: Path) -> None:
-    """Remove files, and what writers that were killed left, when long untouched."""
-    oldest = time.time() - UNUSED
-    for path in folder.iterdir():
-        with contextlib.suppress(OSError):
-            if path.stat().st_mtime < oldest:
-                path.unlink()

@@ -177,3 +177,17 @@ def test_ignored_parts_match_any_value(tmp_path):
         store.put(over([1, 2], size), value, "b", fn=reading, model=None)
     found = store.get(over([1, 2], 3), reading, "b", model=None, ignore=("batch_size",))
     assert found.tolist() == [20, 20]
+
+
+def test_what_was_put_together_answers_only_where_rows_may(place):
+    """A result stored by ``materialize`` is computed whole for who says that rows depend on all."""
+
+    def centred(numbers):
+        return numbers - numbers.mean()
+
+    store = castore.open(place)
+    ask(store, [1, 2, 3, 10], centred, version=2)
+    assert ask(store, [1, 2, 3], centred, version=2, materialize=True) == [-3, -2, -1]
+    assert ask(store, [1, 2, 3], centred, version=2) == [-3, -2, -1]
+    assert ask(store, [1, 2, 3], centred, version=2, rowwise=False) == [-1, 0, 1]
+    assert store.stats().misses == {"absent": 1, "together": 1}

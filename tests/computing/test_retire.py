@@ -143,3 +143,20 @@ def test_results_under_another_collate_stay():
     left = {entry.key: entry.created for entry in store.entries()}
     assert len(left.items() & kept.items()) == 1
     assert store.get(other, fn, "c", **options).tolist() == [*range(100, 106)]
+
+
+def test_rows_of_an_interrupted_stream_do_not_come_back(tmp_path):
+    """What a stream had sealed before other rows were forced is not adopted after that."""
+    store = castore.open(tmp_path)
+    samples = np.arange(20).reshape(20, 1)
+    know = {"model": None, "rowwise": True}
+
+    def broken(rows):
+        yield rows[:15] * 2
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.get_or_compute(samples, broken, "a", **know)
+    assert list(tmp_path.glob("segments/*/*.json"))
+    store.get_or_compute(samples[:3], lambda rows: rows * 2, "a", force=True, **know)
+    assert not list(tmp_path.glob("segments/*/*"))

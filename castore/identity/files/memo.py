@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from castore.digest import check64, hasher, identity
-from castore.identity.files.replacing import replace_file
+from castore.identity.files.replacing import forget_unused, replace_file
 from castore.identity.files.scan import Reading, Stamps, absolute
 
 __all__ = ["LIMIT", "UNUSED", "add", "folder", "look_up"]
@@ -103,7 +103,7 @@ def add(root: str, readings: Iterable[tuple[bytes, Reading]]) -> None:
         path = _place(root)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _save(path, _merged(fresh, _without_fail(root)))
-        _forget_unused()
+        forget_unused(path.parent, UNUSED)
     except Exception as error:
         _log.debug("digests of files below %r are not remembered: %r", root, error)
 
@@ -147,7 +147,7 @@ def _load(path: Path) -> _Entries:
         data = file.read()
         if time.time() - os.fstat(file.fileno()).st_mtime > _DAY:
             with contextlib.suppress(OSError):
-                os.utime(file.fileno())  # used; see `_forget_unused`
+                os.utime(file.fileno())  # used; see `forget_unused`
     body = memoryview(data)[:-_SEAL]
     if bytes(body[: len(_MAGIC)]) != _MAGIC or data[-_SEAL:] != _digest(body):
         msg = f"{path} is damaged"
@@ -159,12 +159,3 @@ def _digest(body: bytes | memoryview) -> bytes:
     state = hasher()
     state.update(body)
     return state.digest()
-
-
-def _forget_unused() -> None:
-    """Remove memos, and what writers that were killed left, when long untouched."""
-    oldest = time.time() - UNUSED
-    for path in folder().iterdir():
-        with contextlib.suppress(OSError):
-            if path.stat().st_mtime < oldest:
-                path.unlink()

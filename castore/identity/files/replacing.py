@@ -1,12 +1,13 @@
-"""A file that is replaced in one step: who reads it sees the old bytes or the new."""
+"""Files that are replaced in one step, and removed when nobody uses them any more."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
-__all__ = ["replace_file"]
+__all__ = ["forget_unused", "replace_file"]
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
@@ -36,3 +37,12 @@ def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def forget_unused(folder: Path, seconds: float) -> None:
+    """Remove files of `folder`, and what writers that were killed left, when long untouched."""
+    oldest = time.time() - seconds
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
