@@ -18,7 +18,7 @@ _Parts: TypeAlias = Mapping[str, Json]
 _MEMBERS = 3
 #: What a part stands for that does not say it.
 _STANDS_FOR = {
-    "model": "other weights or structure, or train for eval",
+    "model": "other weights, structure or mode",
     "whole": "an array in place of a loader",
 }
 #: How far a part that differs takes two entries apart, where it is not 1.

@@ -189,7 +189,7 @@ def test_weights_and_training_are_another_model(shelf):
     (two,) = ask(shelf, fn=embed).differences
     assert one.path == two.path == "model"
     assert one.after != two.after
-    assert str(one).endswith("(other weights or structure, or train for eval)")
+    assert str(one).endswith("(other weights, structure or mode)")
 
 
 def test_another_transform_is_named_by_its_attribute(shelf):
