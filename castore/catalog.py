@@ -12,6 +12,7 @@ from castore.blobs import layout
 from castore.canonical import Json
 from castore.errors import DamagedError, FormatError, NotFoundError
 from castore.table.entry import Entry, find_entry, manifests
+from castore.table.values import Values
 
 __all__ = [
     "EntryInfo",
@@ -159,13 +160,12 @@ def entry_info(entry: Entry) -> EntryInfo:
     """Describe `entry`."""
     manifest = entry.manifest
     derivation = manifest.derivation.get("table", {})
-    columns = {name: f"{column.dtype} {column.shape}" for name, column in entry.columns.items()}
     return EntryInfo(
         key=manifest.key,
         table=manifest.table,
         suffix=derivation.get("suffix", ""),
         rows=manifest.rows,
-        columns=columns,
+        columns=_columns(entry),
         nbytes=manifest.nbytes,
         created=created(entry),
         compute_seconds=manifest.compute_ns / 1e9,
@@ -174,6 +174,21 @@ def entry_info(entry: Entry) -> EntryInfo:
         derivation=manifest.derivation,
         origin=manifest.origin,
     )
+
+
+def _columns(entry: Entry) -> dict[str, str]:
+    """Return dtype and shape by column; of a Zarr hierarchy, by the path of each array."""
+    if not entry.is_hierarchy:
+        return {name: f"{column.dtype} {column.shape}" for name, column in entry.columns.items()}
+    return {
+        path or "/": f"{_dtype(node)} {tuple(node.get('shape', ()))}"
+        for path, node in Values(entry).arrays.items()
+    }
+
+
+def _dtype(node: dict[str, Json]) -> str:
+    kind = node.get("data_type")
+    return str(kind.get("name") if isinstance(kind, dict) else kind)
 
 
 def tables(backend: Backend) -> list[TableInfo]:

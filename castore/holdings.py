@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from castore import catalog, config, tally
 from castore.backend.base import Backend
 from castore.backend.open import open_backend
 from castore.catalog import EntryInfo, TableInfo, Usage
 from castore.errors import ConfigError, ReadOnlyError
+from castore.identity.function import describe_function
+from castore.identity.request import identify_hierarchy
 from castore.once.holding import holding
+from castore.progress import Progress
 from castore.stats import Stats
-from castore.table.entry import Entry
+from castore.table.entry import find_entry
 from castore.table.writer import initialise, read_format
+from castore.zarrstore.held import HeldEntry
+from castore.zarrstore.publishing import Publishing
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store as ZarrStore
 
 __all__ = ["Holdings"]
 
@@ -104,7 +115,7 @@ class Holdings:
             if entry.manifest.table.startswith(table or ""):
                 yield catalog.entry_info(entry)
 
-    def entry(self, prefix: str) -> Entry:
+    def entry(self, prefix: str) -> HeldEntry:
         """Return the entry whose key begins with `prefix`.
 
         Raises
@@ -112,7 +123,83 @@ class Holdings:
         NotFoundError
             If there is none, or more than one.
         """
-        return catalog.find(self._backend, prefix)
+        found = catalog.find(self._backend, prefix)
+        return HeldEntry(found.manifest, found.backend, self._copies)
+
+    def find(
+        self, suffix: str, *, inputs: Mapping[str, Any], model: Any = None,
+        params: Mapping[str, Any] | None = None, version: str | int | None = None,
+    ) -> HeldEntry | None:  # fmt: skip
+        """Return the Zarr hierarchy that was committed with these arguments; None if none was.
+
+        Parameters
+        ----------
+        suffix, inputs, model, params, version
+            As `castore.zarrstore.stage.Stage.commit` had them.
+
+        Raises
+        ------
+        FingerprintError
+            If one of them cannot be encoded.
+        DamagedError
+            If its manifest is damaged.
+        """
+        function = describe_function(None, suffix, model=model, params=params, version=version)
+        request = identify_hierarchy(function, inputs)
+        found = find_entry(self._backend, function.table, request.key, copy=self._copies)
+        return None if found is None else HeldEntry.of(found)
+
+    def zarr_store(self, key: str | None = None) -> ZarrStore:
+        """Return an entry as a Zarr store, or one to write into.
+
+        Parameters
+        ----------
+        key : str, optional
+            The first digits of an entry's key: the store is read-only then. Without it, it is
+            a `castore.zarrstore.stage.Stage`, whose ``commit`` makes an entry of what was written.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such entry, or more than one.
+        ReadOnlyError
+            If it is to be written, and the store was opened read-only.
+        """
+        if key is not None:
+            return self.entry(key).zarr_store()
+        from castore.zarrstore.stage import Stage
+
+        self._check_writable()
+        place = self._backend.workplace()
+        return Stage(place, Publishing(self._backend, self._recorder)).own()
+
+    def import_zarr(
+        self, folder: str | os.PathLike[str], suffix: str, *,
+        inputs: Mapping[str, Any] | None = None, model: Any = None,
+        params: Mapping[str, Any] | None = None, version: str | int | None = None,
+        force: bool = False, progress: Progress = None,
+    ) -> EntryInfo:  # fmt: skip
+        """Publish the Zarr v3 hierarchy in `folder` as one entry; the folder stays as it is.
+
+        Parameters
+        ----------
+        folder : str or path
+            Any Zarr v3 group or array, sharded or not, compressed or not.
+        suffix, inputs, model, params, version, force, progress
+            As `castore.zarrstore.stage.Stage.commit` has them.
+
+        Raises
+        ------
+        FingerprintError, ResultError, StoreError
+            As `castore.zarrstore.stage.Stage.commit` does.
+        """
+        self._check_writable()
+        function = describe_function(None, suffix, model=model, params=params, version=version)
+        publishing = Publishing(self._backend, self._recorder)
+        entry = publishing.publish(
+            Path(folder), function, inputs, frozen=False, force=force, progress=progress
+        )
+        return catalog.entry_info(entry)
 
     def delete(self, prefix: str) -> EntryInfo:
         """Remove the entry whose key begins with `prefix`; return what it was.
@@ -137,6 +224,10 @@ class Holdings:
     def usage(self) -> Usage:
         """Add up the bytes the store takes."""
         return catalog.usage(self._backend)
+
+    @property
+    def _copies(self) -> bool:
+        return self.verify == "always"
 
     def _check_writable(self) -> None:
         if self.mode in ("ro", "off"):

@@ -21,7 +21,7 @@ LAYERS = (
     ("castore.store",),
     ("castore.holdings",),
     ("castore.computing",),
-    ("castore.explain",),
+    ("castore.explain", "castore.zarrstore"),
     ("castore.catalog", "castore.config", "castore.progress", "castore.readable", "castore.tally"),
     ("castore.table",),
     ("castore.identity", "castore.once"),
@@ -48,7 +48,11 @@ LAZY = {
 # ... and these nowhere: a torch that the caller imported is found in `sys.modules`.
 NEVER = {"torch", "torchvision"}
 # Except in adapters, which serve one library each, and for what a layer is made of.
-ALLOWED = {"castore.adapters": LAZY | NEVER, "castore.cli": {"click", "rich"}}
+ALLOWED = {
+    "castore.adapters": LAZY | NEVER,
+    "castore.cli": {"click", "rich"},
+    "castore.zarrstore": {"zarr"},
+}
 
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -35,6 +36,7 @@ __all__ = [
     "Put",
     "Room",
     "Staged",
+    "Take",
     "Upload",
 ]
 
@@ -184,7 +186,23 @@ class Staged(Upload, Protocol):
         """Give what was written its name unless that exists, as `Create.create` would."""
 
 
-class Backend(Get, OpenPrivate, Room, Put, Create, List, Delete, Now, Protocol):
+class Take(Protocol):
+    """Make files of this machine objects without copying them."""
+
+    def take(self, path: Path, name: str) -> bool:
+        """Make the file at `path` the object `name` too, as `Put.put` would; False if it cannot.
+
+        The file keeps its own name. Nobody may write to it any more; it may be replaced.
+        """
+
+    def workplace(self) -> Path:
+        """Return a path for a folder of this machine from which files are taken at no cost.
+
+        It does not exist yet; whoever makes it removes it.
+        """
+
+
+class Backend(Get, OpenPrivate, Room, Put, Create, List, Delete, Now, Take, Protocol):
     """Everything a store needs of its place."""
 
     url: str

@@ -12,6 +12,7 @@ anything durable lies is never removed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["LocalBackend"]
 
 _TEMPORARY = "tmp"
+#: The system's ways to say that a file can have no second name there.
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 #: Bytes of a result above which it need not fit into memory.
 _MUCH = 1 << 30
 
@@ -123,6 +126,29 @@ class LocalBackend:
             for piece in pieces:
                 upload.write(piece)
             return upload.finish_new(name, durable=durable)
+
+    def take(self, path: Path, name: str) -> bool:
+        """Link the file at `path` to `name` by way of a temporary name, where that can be."""
+        temporary = self._temporary()
+        with SystemErrors("write in", self._root):
+            try:
+                temporary.parent.mkdir(parents=True, exist_ok=True)
+                os.link(path, temporary)
+            except OSError as error:
+                if error.errno in _NO_LINK:
+                    return False
+                raise
+        try:
+            with SystemErrors("write", temporary), temporary.open("rb", buffering=0) as file:
+                LocalUpload(self, temporary, file).finish(name)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        return True
+
+    def workplace(self) -> Path:
+        """Return a path among the temporary files."""
+        return self._temporary()
 
     def temporary_name(self, path: Path) -> str | None:
         """Return the name of a temporary file; None on a network file system.

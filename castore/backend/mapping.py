@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["is_safe", "open_private", "private", "read", "shared"]
+__all__ = ["is_safe", "open_private", "open_whole", "private", "read", "shared"]
 
 #: Python names it from 3.13 on; the value is that of asm-generic/mman-common.h.
 _NORESERVE = 0x4000 if sys.platform.startswith("linux") else 0
@@ -82,6 +82,24 @@ def open_private(path: str, length: int, *, copy: bool) -> NDArray[np.uint8] | N
         return _read(descriptor, length) if copy else private(descriptor, length)
     finally:
         os.close(descriptor)
+
+
+def open_whole(path: str) -> NDArray[np.uint8]:
+    """Return all of the file at `path` as a private array.
+
+    Raises
+    ------
+    OSError
+        As the system raises it.
+    """
+    descriptor = os.open(path, _FLAGS)
+    try:
+        length = os.fstat(descriptor).st_size
+        if length >= _SMALL and is_safe(Path(path)):
+            return private(descriptor, length)
+    finally:
+        os.close(descriptor)
+    return np.frombuffer(bytearray(read(path)), np.uint8)
 
 
 def private(descriptor: int, length: int) -> NDArray[np.uint8]:

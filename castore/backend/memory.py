@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +47,16 @@ class MemoryBackend:
         """Return size and time of `name`, or None if there is no such object."""
         found = self._objects.get(name)
         return ObjectInfo(name, len(found[0]), found[1], found[2]) if found else None
+
+    def take(self, path: Path, name: str) -> bool:  # noqa: ARG002  it has no files
+        """Return False: there are no files here."""
+        return False
+
+    def workplace(self) -> Path:
+        """Return a path in the system's temporary folder."""
+        import tempfile
+
+        return Path(tempfile.gettempdir(), f"castore-{os.getpid()}-{os.urandom(8).hex()}")
 
     def open_private(
         self,

@@ -25,10 +25,12 @@ __all__ = [
     "Payload",
     "Streamed",
     "condemned",
+    "damaged",
     "distrust",
     "is_intact",
     "map_blob",
     "put",
+    "read",
 ]
 
 
@@ -163,6 +165,26 @@ def map_blob(backend: Backend, ref: BlobRef, *, copy: bool = False) -> NDArray[n
         msg = f"{backend.url}: blob {ref.name} is missing or is not {ref.length:,} bytes long"
         raise DamagedError(msg)
     return data
+
+
+def read(backend: Backend, ref: BlobRef, algorithm: str) -> bytes:
+    """Return the bytes of `ref`, checked.
+
+    Raises
+    ------
+    DamagedError
+        If they are missing, or not what was stored.
+    """
+    data = map_blob(backend, ref, copy=True)
+    if not is_intact(data, ref, algorithm):
+        raise damaged(backend, ref)
+    return data.tobytes()
+
+
+def damaged(backend: Backend, ref: BlobRef) -> DamagedError:
+    """Remember that the bytes of `ref` were seen changed; return what to raise."""
+    distrust(backend, ref)
+    return DamagedError(f"{backend.url}: blob {ref.name} is damaged (its bytes changed)")
 
 
 def is_intact(data: NDArray[np.uint8], ref: BlobRef, algorithm: str) -> bool:

@@ -7,7 +7,7 @@ manifest also keeps the xxh3-64 of every 4 MiB, whatever digest names the blob.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,17 +80,29 @@ def spelled(checks: NDArray[np.uint64]) -> str:
     return "".join(f"{check:016x}" for check in checks.tolist())
 
 
-def are_intact(data: NDArray[np.uint8], parts: str) -> bool:
-    """Tell whether every part of `data` has its check; in threads where that is quicker."""
+def are_intact(data: NDArray[np.uint8], parts: str, wanted: Sequence[int] | None = None) -> bool:
+    """Tell whether parts of `data` have their checks; in threads where that is quicker.
+
+    Parameters
+    ----------
+    data : ndarray
+        uint8, the whole blob.
+    parts : str
+        The checks of all its parts.
+    wanted : sequence of int, optional
+        Which parts to check; by default all.
+    """
     count = -(-len(data) // PART_NBYTES)
     if len(parts) != 16 * count:
         return False
-    found = [False] * count
+    turns: Sequence[int] = range(count) if wanted is None else wanted
+    found = [False] * len(turns)
     view = memoryview(data)
 
-    def check(part: int) -> None:
+    def check(turn: int) -> None:
+        part = turns[turn]
         value = check64(view[part * PART_NBYTES : (part + 1) * PART_NBYTES])
-        found[part] = f"{value:016x}" == parts[16 * part : 16 * part + 16]
+        found[turn] = f"{value:016x}" == parts[16 * part : 16 * part + 16]
 
-    take_turns(check, count)
+    take_turns(check, len(turns))
     return all(found)

@@ -19,7 +19,7 @@ from castore.identity.loader import Plan, plan
 from castore.identity.randomness import moves_or_differs
 from castore.identity.rows import RowIds
 
-__all__ = ["Request", "identify_inputs", "identify_loader"]
+__all__ = ["Request", "identify_hierarchy", "identify_inputs", "identify_loader"]
 
 _RANDOM = ("refuse", "freeze")
 _OF_ITEMS = frozenset(["path", "target"])
@@ -234,6 +234,19 @@ def identify_inputs(function: Function, inputs: Mapping[str, Any]) -> Request:
     function.refuse_ignored(function.ignored)
     encoded = {n: encode_argument(value, f"inputs[{n!r}]") for n, value in inputs.items()}
     derivation = {"inputs": encoded, "table": function.table}
+    key = identify("key", derivation)
+    return Request(function, key, derivation, not_keyed=function.not_keyed)
+
+
+def identify_hierarchy(
+    function: Function, inputs: Mapping[str, Any] | None, content: str = ""
+) -> Request:
+    """Identify a Zarr hierarchy by the `inputs` it was made from, else by the digest of itself."""
+    if inputs is None:
+        what: Json = {"content": content}
+    else:
+        what = {"inputs": {n: encode_argument(v, f"inputs[{n!r}]") for n, v in inputs.items()}}
+    derivation = {"hierarchy": what, "table": function.table}
     key = identify("key", derivation)
     return Request(function, key, derivation, not_keyed=function.not_keyed)
 

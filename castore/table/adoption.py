@@ -25,6 +25,7 @@ from castore.identity.rows import RowIds, digest_rows
 from castore.once.owner import Owner
 from castore.table.entry import Entry
 from castore.table.index import Kin
+from castore.table.keymap import KeyMap
 from castore.table.manifest import Manifest, put_together
 from castore.table.result import Result
 from castore.table.segment import Segment
@@ -107,7 +108,7 @@ class Rescued:
     @property
     def manifest(self) -> Manifest:
         """What the manifest of the rows will say; it names no chunks."""
-        return Manifest(**self._header(), nonce="", algorithm="", metadata={}, chunks={})
+        return Manifest(**self._header(), nonce="", algorithm="", keys=KeyMap())
 
     def take(self, positions: NDArray[np.int64]) -> dict[str, AnyArray]:
         """Return a copy of the rows at `positions`, by column."""

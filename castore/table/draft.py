@@ -40,11 +40,14 @@ class Draft:
         Every ``zarr.json`` by Zarr key.
     payloads : dict
         Every other Zarr key.
+    absent : tuple of str
+        Chunks that are left out on purpose (`castore.table.keymap`).
     """
 
     algorithm: str
     metadata: dict[str, Json] = field(default_factory=lambda: {"zarr.json": GROUP_METADATA})
     payloads: dict[str, Payload] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
     _unchecked: list[tuple[Column, NDArray[np.uint8]]] = field(default_factory=list)
 
     def add(self, name: str, array: AnyArray) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,10 +13,11 @@ from castore.arrays import AnyArray
 from castore.backend.base import Backend
 from castore.blobs import blob, layout
 from castore.blobs.blob import BlobRef
-from castore.canonical import Json, dumps
+from castore.canonical import Json
 from castore.digest import hexdigest
 from castore.errors import DamagedError
 from castore.table.column import CHECKS, ROWS, Column
+from castore.table.keymap import KeyMap
 from castore.table.manifest import Manifest
 from castore.table.tree import columns_of
 
@@ -86,6 +87,11 @@ class Entry:
         return Schema(self.manifest.form, columns)
 
     @property
+    def is_hierarchy(self) -> bool:
+        """Whether it is a Zarr hierarchy of the user's own, not a result in columns."""
+        return isinstance(self.manifest.form, dict) and "zarr" in self.manifest.form
+
+    @property
     def nbytes(self) -> int:
         """Bytes of its arrays."""
         return sum(column.nbytes for column in self.columns.values())
@@ -140,7 +146,9 @@ class Entry:
     def damaged(self, name: str) -> DamagedError:
         """Remember that the bytes of column `name` were seen changed; return what to raise."""
         chunk = self.manifest.chunks[self.columns[name].chunk_key or ""]
-        return self._damaged(chunk) if isinstance(chunk, BlobRef) else DamagedError(name)
+        return (
+            blob.damaged(self.backend, chunk) if isinstance(chunk, BlobRef) else DamagedError(name)
+        )
 
     def has_rows(self, row_ids: NDArray[np.uint8] | None) -> bool:
         """Tell whether the entry holds exactly these rows, every byte of them intact.
@@ -171,8 +179,8 @@ class Entry:
 
         What `zarr` needs to read the entry without castore.
         """
-        for key, metadata in self.manifest.metadata.items():
-            yield key, dumps(metadata)
+        for key in self.manifest.metadata:
+            yield key, self.manifest.keys.text(key)
         for key, chunk in self.manifest.chunks.items():
             data = self._opened(chunk)
             if isinstance(chunk, BlobRef):
@@ -212,27 +220,29 @@ class Entry:
 
     def _check(self, data: NDArray[np.uint8], ref: BlobRef) -> None:
         if not blob.is_intact(data, ref, self.manifest.algorithm):
-            raise self._damaged(ref)
-
-    def _damaged(self, ref: BlobRef) -> DamagedError:
-        blob.distrust(self.backend, ref)
-        return DamagedError(f"{self.backend.url}: blob {ref.name} is damaged (its bytes changed)")
+            raise blob.damaged(self.backend, ref)
 
 
 def find_entry(backend: Backend, table: str, key: str, *, copy: bool = False) -> Entry | None:
-    """Return the entry `key` of `table`, or None if there is none; reads one manifest.
+    """Return the entry `key` of `table`, or None if there is none.
+
+    Reads one manifest, and the map of its keys where that is a blob.
 
     Raises
     ------
     DamagedError
-        If its manifest is damaged.
+        If one of them is damaged.
     FormatError
         If it was written by a newer castore.
     """
     data = backend.get(layout.entry(table, key))
     if data is None:
         return None
-    return Entry(Manifest.from_bytes(data, table, key), backend, copy)
+    manifest = Manifest.from_bytes(data, table, key)
+    if manifest.map is not None:
+        keys = blob.read(backend, manifest.map, manifest.algorithm)
+        manifest = replace(manifest, keys=KeyMap.from_bytes(keys, manifest.map.name))
+    return Entry(manifest, backend, copy)
 
 
 def manifests(backend: Backend, table: str | None = None) -> Iterator[str]:

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
 
 from castore.blobs import layout
 from castore.blobs.blob import BlobRef
 from castore.canonical import Json, seal, unseal
 from castore.digest import ALGORITHMS
 from castore.errors import DamagedError, FormatError
+from castore.table.keymap import Chunk, KeyMap, chunk_document, chunk_of, count, of_kind
 
-__all__ = ["FORMAT", "INLINE_ALL", "INLINE_ONE", "MAX_NBYTES", "Chunk", "Manifest", "put_together"]
+__all__ = [
+    "FORMAT",
+    "INLINE_ALL",
+    "INLINE_ONE",
+    "MAX_KEYS",
+    "MAX_NBYTES",
+    "Manifest",
+    "put_together",
+]
 
 #: The format this code writes; it reads this and every earlier one.
 FORMAT = 1
 #: Largest manifest in bytes.
 MAX_NBYTES = 2**20
+#: Most Zarr keys that a manifest lists itself; the map of more is a blob.
+MAX_KEYS = 2000
 #: Largest value kept in the manifest itself, and the largest sum of them, in bytes.
 INLINE_ONE, INLINE_ALL = 65536, 262144
 
 _TOGETHER = "put together"
-
-_DIGEST = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
-
-_T = TypeVar("_T")
-
-#: What a Zarr key holds: its bytes, or the blob that has them.
-Chunk: TypeAlias = bytes | BlobRef
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Manifest:
         What the table id and the key are digests of, and what was recorded beside.
     origin : dict
         Who wrote it: writer, host, system, Python, compute time in ns.
-    metadata : dict
-        Every ``zarr.json`` by Zarr key.
-    chunks : dict
-        Every other Zarr key.
+    keys : KeyMap
+        Every Zarr key, and what it holds.
+    map : BlobRef or None
+        The blob that has `keys`, where the manifest itself does not.
     """
 
     table: str
@@ -70,8 +70,8 @@ class Manifest:
     form: Json
     derivation: dict[str, Json]
     origin: dict[str, Json]
-    metadata: dict[str, Json]
-    chunks: dict[str, Chunk] = field(repr=False)
+    keys: KeyMap = field(repr=False)
+    map: BlobRef | None = None
 
     @property
     def name(self) -> str:
@@ -81,12 +81,22 @@ class Manifest:
     @property
     def blobs(self) -> list[BlobRef]:
         """The blobs it names, each once."""
-        return list(dict.fromkeys(c for c in self.chunks.values() if isinstance(c, BlobRef)))
+        return self.keys.blobs if self.map is None else [self.map, *self.keys.blobs]
+
+    @property
+    def metadata(self) -> dict[str, Json]:
+        """Every ``zarr.json`` by Zarr key."""
+        return self.keys.metadata
+
+    @property
+    def chunks(self) -> dict[str, Chunk]:
+        """Every other Zarr key."""
+        return self.keys.chunks
 
     @property
     def nbytes(self) -> int:
         """Length of all values, inline ones included."""
-        return sum(len(c) if isinstance(c, bytes) else c.length for c in self.chunks.values())
+        return self.keys.nbytes
 
     @property
     def compute_ns(self) -> int:
@@ -106,27 +116,22 @@ class Manifest:
 
     def same_content(self, other: Manifest) -> bool:
         """Tell whether `other` returns the same bytes, wherever they lie."""
-        return (
-            self.form == other.form
-            and self.metadata == other.metadata
-            and {name: _content(c) for name, c in self.chunks.items()}
-            == {name: _content(c) for name, c in other.chunks.items()}
-        )
+        return self.form == other.form and self.keys.same_content(other.keys)
 
     def to_bytes(self) -> bytes:
         """Return the document."""
+        listed = self.keys if self.map is None else KeyMap()
         return seal(
             {
-                "absent": [],
+                **listed.document(),
+                **({} if self.map is None else {"map": chunk_document(self.map)}),
                 "aligned": self.aligned,
-                "chunks": {name: _chunk_document(c) for name, c in self.chunks.items()},
                 "derivation": self.derivation,
                 "digest_algorithm": self.algorithm,
                 "flags": [],
                 "form": self.form,
                 "format": FORMAT,
                 "key": self.key,
-                "metadata": self.metadata,
                 "nonce": self.nonce,
                 "origin": self.origin,
                 "rows": self.rows,
@@ -137,6 +142,8 @@ class Manifest:
     @classmethod
     def from_bytes(cls, data: bytes, table: str, key: str) -> Manifest:
         """Return the manifest in `data`, read under the name of `table` and `key`.
+
+        Where it has a `map`, its `keys` are empty until that is read.
 
         Raises
         ------
@@ -150,17 +157,17 @@ class Manifest:
         _check_format(document, name)
         try:
             manifest = cls(
-                table=_of(document["table"], str),
-                key=_of(document["key"], str),
-                nonce=_of(document["nonce"], str),
-                algorithm=_of(document["digest_algorithm"], str),
-                rows=None if document["rows"] is None else _count(document["rows"]),
-                aligned=_of(document["aligned"], bool),
+                table=of_kind(document["table"], str),
+                key=of_kind(document["key"], str),
+                nonce=of_kind(document["nonce"], str),
+                algorithm=of_kind(document["digest_algorithm"], str),
+                rows=None if document["rows"] is None else count(document["rows"]),
+                aligned=of_kind(document["aligned"], bool),
                 form=document["form"],
                 derivation=dict(document["derivation"]),
                 origin=dict(document["origin"]),
-                metadata=dict(document["metadata"]),
-                chunks={zarr: _chunk(c) for zarr, c in document["chunks"].items()},
+                keys=KeyMap.from_document(document),
+                map=_map_of(document.get("map")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             msg = f"{name}: the manifest is not well formed ({error!r:.200})"
@@ -191,40 +198,9 @@ def _check_format(document: dict[str, Json], name: str) -> None:
         raise FormatError(msg)
 
 
-def _content(chunk: Chunk) -> Json:
-    return chunk if isinstance(chunk, bytes) else (chunk.digest, chunk.length)
-
-
-def _chunk_document(chunk: Chunk) -> Json:
-    if isinstance(chunk, bytes):
-        return {"inline": base64.b64encode(chunk).decode()}
-    document = {"digest": chunk.digest, "generation": chunk.generation, "length": chunk.length}
-    return {**document, "parts": chunk.parts} if chunk.parts else document
-
-
-def _chunk(document: Json) -> Chunk:
-    if "inline" in document:
-        try:
-            return base64.b64decode(document["inline"], validate=True)
-        except binascii.Error as error:
-            raise ValueError(error) from error
-    digest = _of(document["digest"], str)
-    if not _DIGEST.fullmatch(digest):
-        msg = f"no digest: {digest:.80}"
-        raise ValueError(msg)
-    parts = _of(document.get("parts", ""), str)
-    return BlobRef(digest, _count(document["generation"]), _count(document["length"]), parts)
-
-
-def _of(value: Any, kind: type[_T]) -> _T:
-    if type(value) is not kind:
-        msg = f"{value!r:.80} is no {kind.__name__}"
+def _map_of(document: Json) -> BlobRef | None:
+    found = None if document is None else chunk_of(document)
+    if isinstance(found, bytes):
+        msg = "the map of Zarr keys is no blob"
         raise TypeError(msg)
-    return value
-
-
-def _count(value: Any) -> int:
-    if not 0 <= _of(value, int) < 2**63:
-        msg = f"{value!r:.80} is out of range"
-        raise ValueError(msg)
-    return int(value)
+    return found

@@ -8,6 +8,9 @@ A form is one of ``{"array": column}``, ``{"scalar": column}``, ``{"strings": [v
 ``{"numbers": column, "of": "int" | "float" | "bool"}``, ``{"value": …}`` for None, booleans,
 integers, floats (as text) and strings, or a container: ``{"tuple": […]}``, ``{"list": […]}``,
 ``{"named": {"type": "module:Name", "fields": […], "items": […]}}``, ``{"dict": [[key, form], …]}``.
+
+``{"zarr": "group" | "array"}`` is no result but a Zarr hierarchy, with a root of that kind: it has
+no columns, and is read through `castore.zarrstore`.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ _Path = tuple[str | int, ...]
 #: What can go wrong where a form was not made by `take_apart`.
 _MISMATCH = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _INT64 = range(-(2**63), 2**63)
+_KINDS = (
+    "array", "scalar", "strings", "numbers", "value", "tuple", "list", "named", "dict", "zarr",
+)  # fmt: skip
 
 
 class Unstorable(Exception):  # noqa: N818  internal: the store turns it into ResultError
@@ -243,8 +249,7 @@ def _name(column: object) -> str:
 
 
 def _kind(form: Json) -> str:
-    known = ("array", "scalar", "strings", "numbers", "value", "tuple", "list", "named", "dict")
-    (kind,) = (name for name in known if name in form)
+    (kind,) = (name for name in _KINDS if name in form)
     return kind
 
 
@@ -293,6 +298,9 @@ def _assemble(form: Json, columns: Mapping[str, AnyArray], leaf: Callable[[AnyAr
         values, offsets = (columns[name] for name in form[kind])
         data = values.tobytes()
         return [data[a:b].decode() for a, b in itertools.pairwise(offsets.tolist())]
+    if kind == "zarr":
+        msg = "a Zarr hierarchy is read through zarr"
+        raise TypeError(msg)
     items = [_assemble(item, columns, leaf) for item in _items(form, kind)]
     if kind == "dict":
         return {_unwrap(key): item for (key, _), item in zip(form[kind], items, strict=True)}

@@ -19,14 +19,22 @@ from dataclasses import dataclass, replace
 
 from castore.backend.base import Backend, Staged
 from castore.blobs import blob, layout
-from castore.blobs.blob import BlobRef, Payload
+from castore.blobs.blob import BlobRef, Bytes, Payload
 from castore.canonical import Json, seal, unseal
 from castore.digest import ALGORITHMS
 from castore.errors import BackendError, DamagedError, FormatError, ResultError
 from castore.points import reach
 from castore.table.draft import Draft
 from castore.table.entry import Entry, find_entry, manifests
-from castore.table.manifest import FORMAT, INLINE_ALL, INLINE_ONE, MAX_NBYTES, Chunk, Manifest
+from castore.table.keymap import Chunk, KeyMap
+from castore.table.manifest import (
+    FORMAT,
+    INLINE_ALL,
+    INLINE_ONE,
+    MAX_KEYS,
+    MAX_NBYTES,
+    Manifest,
+)
 from castore.threads import together
 from castore.version import __version__
 
@@ -130,23 +138,49 @@ class Writer:
                 chunks[key] = BlobRef(payload.digest, 0, payload.length, payload.parts)
                 if key not in large:
                     stored += blob.put(self.backend, payload)[1]
-        manifest = Manifest(
-            **header,
-            nonce=os.urandom(16).hex(),
-            algorithm=draft.algorithm,
-            metadata=draft.metadata,
-            chunks=chunks,
-        )
-        data = manifest.to_bytes()
-        if len(data) > MAX_NBYTES:
-            msg = (
-                f"the manifest would be {len(data):,} bytes, {MAX_NBYTES:,} are allowed: return "
-                "fewer, larger arrays, and pass long parameters as arrays"
+        manifest, data, mapped = self._written(
+            Manifest(
+                **header,
+                nonce=os.urandom(16).hex(),
+                algorithm=draft.algorithm,
+                keys=KeyMap(draft.metadata, chunks, draft.absent),
             )
-            raise ResultError(msg)
+        )
         staged.write(data)
         staged.sync()
-        return manifest, stored
+        return manifest, stored + mapped
+
+    def _written(self, manifest: Manifest, generation: int = 0) -> tuple[Manifest, bytes, int]:
+        """Return `manifest` as it will stand, its bytes, and how many bytes of a map were put.
+
+        Parameters
+        ----------
+        manifest : Manifest
+            What to write.
+        generation : int
+            Of the map of its keys, where that is a blob.
+
+        Raises
+        ------
+        ResultError
+            If it is too long whatever is done.
+        """
+        data, stored = b"", 0
+        if len(manifest.keys) <= MAX_KEYS:
+            manifest = replace(manifest, map=None)
+            data = manifest.to_bytes()
+        if not 0 < len(data) <= MAX_NBYTES:
+            payload = Bytes([manifest.keys.to_bytes()], manifest.algorithm)
+            ref, stored = blob.put(self.backend, payload, generation)
+            manifest = replace(manifest, map=replace(ref, parts=payload.parts))
+            data = manifest.to_bytes()
+        if len(data) > MAX_NBYTES:
+            msg = (
+                f"the manifest would be {len(data):,} bytes, {MAX_NBYTES:,} are allowed: "
+                "pass long parameters as arrays"
+            )
+            raise ResultError(msg)
+        return manifest, data, stored
 
     def _commit(self, manifest: Manifest, staged: Staged, *, force: bool) -> Manifest:
         """Make the manifest the entry; return the one that stands."""
@@ -192,8 +226,11 @@ class Writer:
                     generation = chunk.generation + 1
                     chunks[key] = replace(chunk, generation=generation)
                     stored += blob.put(self.backend, payloads[key], generation)[1]
-            own = standing = replace(own, chunks=chunks, nonce=os.urandom(16).hex())
-            self.backend.put(own.name, [own.to_bytes()])
+            generation = own.map.generation + 1 if own.map is not None else 0
+            own = replace(own, keys=replace(own.keys, chunks=chunks), nonce=os.urandom(16).hex())
+            own, data, mapped = self._written(own, generation)
+            standing, stored = own, stored + mapped
+            self.backend.put(own.name, [data])
         msg = (
             f"{self.backend.url}: a tombstone condemns every name for {standing.blobs[0].digest}; "
             f"look at {layout.tombstones(standing.blobs[0].digest)}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,7 @@ from castore.blobs import layout
 from castore.blobs.blob import BlobRef
 from castore.canonical import seal
 from castore.errors import DamagedError, FormatError
+from castore.table.keymap import KeyMap
 from castore.table.manifest import Manifest
 
 TABLE, KEY = "0123456789abcdef" * 2, "fedcba9876543210" * 2
@@ -39,8 +40,12 @@ manifests = st.builds(
     form=st.dictionaries(texts, documents, min_size=1, max_size=2),
     derivation=objects,
     origin=objects,
-    metadata=st.dictionaries(texts, objects, max_size=3),
-    chunks=st.dictionaries(texts, refs | st.binary(max_size=20), max_size=4),
+    keys=st.builds(
+        KeyMap,
+        metadata=st.dictionaries(texts, objects | texts, max_size=3),
+        chunks=st.dictionaries(texts, refs | st.binary(max_size=20), max_size=4),
+        absent=st.lists(texts, max_size=3).map(tuple),
+    ),
 )
 
 EXAMPLE = Manifest(
@@ -53,12 +58,14 @@ EXAMPLE = Manifest(
     form={"array": "result"},
     derivation={"function": "f"},
     origin={"host": "here"},
-    metadata={"zarr.json": {}},
-    chunks={
-        "a/c/0": b"inline",
-        "b/c/0": BlobRef("ab" * 16, 0, 7),
-        "d/c/0": BlobRef("ab" * 16, 0, 7),
-    },
+    keys=KeyMap(
+        metadata={"zarr.json": {}},
+        chunks={
+            "a/c/0": b"inline",
+            "b/c/0": BlobRef("ab" * 16, 0, 7),
+            "d/c/0": BlobRef("ab" * 16, 0, 7),
+        },
+    ),
 )
 
 
@@ -257,6 +264,7 @@ def test_same_content_is_of_bytes_not_of_places():
     assert EXAMPLE.same_content(changed(**changes))
     assert not EXAMPLE.same_content(changed(form={"scalar": "result"}))
     assert not EXAMPLE.same_content(changed(metadata={}))
+    assert not EXAMPLE.same_content(changed(absent=("e/c/0",)))
     assert not EXAMPLE.same_content(changed(chunks={**EXAMPLE.chunks, "a/c/0": b"other!"}))
     assert not EXAMPLE.same_content(changed(chunks={"a/c/0": b"inline"}))
     assert not EXAMPLE.same_content(
@@ -265,9 +273,9 @@ def test_same_content_is_of_bytes_not_of_places():
 
 
 def changed(**changes):
-    """EXAMPLE with other fields."""
-    found = copy.copy(vars(EXAMPLE))
-    return Manifest(**{**found, **changes})
+    """EXAMPLE with other fields, or other keys."""
+    keys = {name: changes.pop(name) for name in vars(EXAMPLE.keys).keys() & changes}
+    return replace(EXAMPLE, **changes, keys=replace(EXAMPLE.keys, **keys))
 
 
 def test_inline_values_are_base64():

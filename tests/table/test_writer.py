@@ -22,7 +22,7 @@ from castore.canonical import seal, unseal
 from castore.errors import BackendError, DamagedError, FormatError, ReadOnlyError, ResultError
 from castore.table.draft import Draft
 from castore.table.entry import find_entry
-from castore.table.manifest import INLINE_ALL, INLINE_ONE, MAX_NBYTES
+from castore.table.manifest import INLINE_ALL, INLINE_ONE, MAX_KEYS, MAX_NBYTES
 from castore.table.writer import Writer, initialise, origin, read_format
 
 TABLE, KEY = "0123456789abcdef" * 2, "fedcba9876543210" * 2
@@ -372,15 +372,50 @@ def test_streams_are_rescued_too(backend):
     assert find_entry(backend, TABLE, KEY).arrays()["result"].tobytes() == whole.tobytes()
 
 
-def test_a_large_commit_stops_where_it_fails(backend):
-    """A manifest beyond 1 MiB is refused with sizes and what to do, and no entry is made."""
-    columns = {f"c{n:04}": np.arange(1) for n in range(1500)}
+def large_draft():
+    """A draft of more Zarr keys than a manifest lists itself."""
+    columns = {f"c{n:04}": np.arange(n, n + 1) for n in range(1500)}
     made = Draft("xxh3-128")
     for name, array in columns.items():
         made.add(name, array)
-    with pytest.raises(ResultError, match=rf"{MAX_NBYTES:,} are allowed: return fewer, larger"):
-        writer(backend).publish(made, header(*columns))
-    assert value(backend) is None
+    return made, header(*columns), {name: array.tolist() for name, array in columns.items()}
+
+
+def test_the_map_of_many_keys_is_a_blob(backend):
+    """An entry of 3,000 Zarr keys has a small manifest, and reads back from the blob it names."""
+    made, head, expected = large_draft()
+    manifest = writer(backend).publish(made, head).entry.manifest
+    assert len(manifest.keys) > MAX_KEYS
+    assert len(manifest.to_bytes()) < 150_000
+    assert manifest.map == manifest.blobs[0]
+    found = find_entry(backend, TABLE, KEY)
+    assert found.manifest == manifest
+    assert value(backend) == expected
+
+
+def test_a_damaged_map_of_keys_is_damage(backend):
+    """Where the blob of the keys is changed or gone, the entry is damaged, not empty."""
+    made, head, expected = large_draft()
+    ref = writer(backend).publish(made, head).entry.manifest.map
+    data = bytearray(backend.get(ref.name))
+    data[len(data) // 2] ^= 1
+    backend.put(ref.name, [data])
+    with pytest.raises(DamagedError, match=ref.digest):
+        find_entry(backend, TABLE, KEY)
+    backend.delete([ref.name])
+    with pytest.raises(DamagedError, match=ref.digest):
+        find_entry(backend, TABLE, KEY)
+    writer(backend).publish(made, head)
+    assert value(backend) == expected
+
+
+def test_a_condemned_map_of_keys_is_put_under_another_name(backend):
+    """When a collector condemns the map of the keys, the manifest names its next generation."""
+    made, head, expected = large_draft()
+    with at("commit.published", lambda: condemn(backend, *blobs(backend))):
+        manifest = writer(backend).publish(made, head).entry.manifest
+    assert manifest.map.generation == 1
+    assert value(backend) == expected
 
 
 def test_a_long_derivation_is_refused(backend):

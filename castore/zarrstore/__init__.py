@@ -1,0 +1,1 @@
+"""Entries as Zarr stores, and Zarr hierarchies as entries."""
