@@ -84,7 +84,8 @@ class HeldEntry(Entry):
 
         paths = [path for path in Values(self).arrays if not path.startswith("_")]
         path = array or (paths[0] if len(paths) == 1 else "")
-        return dask.array.from_zarr(zarr.open_array(self.zarr_store(), path=path, mode="r"))
+        found = zarr.open_array(self.zarr_store(), path=path, mode="r")
+        return dask.array.from_zarr(found)  # type: ignore[no-untyped-call]
 
     def export(self, folder: str | Path, progress: Progress = None) -> Path:
         """Write the entry as plain files of a Zarr v3 hierarchy; return the folder.
