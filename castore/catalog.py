@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from castore.backend.base import Backend
 from castore.blobs import layout
+from castore.blobs.codec import NONE
 from castore.canonical import Json
 from castore.errors import DamagedError, FormatError, NotFoundError
+from castore.table.column import Column
 from castore.table.entry import Entry, find_entry, manifests
 from castore.table.values import Values
 
@@ -43,7 +45,7 @@ class EntryInfo:
     rows : int or None
         Samples it was computed over; None where it belongs to no loader.
     columns : dict[str, str]
-        dtype and shape by column: ``"float32 (5000, 2048)"``.
+        dtype and shape by column: ``"float32 (5000, 2048)"``, and the codec: ``", zstd"``.
     nbytes : int
         Bytes of all its values.
     created : float
@@ -179,7 +181,7 @@ def entry_info(entry: Entry) -> EntryInfo:
 def _columns(entry: Entry) -> dict[str, str]:
     """Return dtype and shape by column; of a Zarr hierarchy, by the path of each array."""
     if not entry.is_hierarchy:
-        return {name: f"{column.dtype} {column.shape}" for name, column in entry.columns.items()}
+        return {name: _described(column) for name, column in entry.columns.items()}
     return {
         path or "/": f"{_dtype(node)} {tuple(node.get('shape', ()))}"
         for path, node in Values(entry).arrays.items()
@@ -282,3 +284,9 @@ def usage(backend: Backend) -> Usage:
         else:
             unreferenced += info.size
     return Usage(logical, referenced, unreferenced, documents)
+
+
+def _described(column: Column) -> str:
+    """Say in a few words what a column is."""
+    codec = "" if column.codec == NONE else f", {column.codec}"
+    return f"{column.dtype} {column.shape}{codec}"

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from castore import catalog
 from castore.catalog import EntryInfo
-from castore.computing.answers import Hit, Options
+from castore.computing.answers import Codecs, Hit, Options
 from castore.computing.resolve import Resolver
 from castore.explain import Explanation
 from castore.holdings import Holdings
@@ -62,6 +62,7 @@ class Store(Holdings):
         wait: bool | float = True,
         returns: Literal["numpy", "torch"] = "numpy",
         progress: Progress = None,
+        codec: Codecs = "none",
     ) -> Any:
         """Return what ``fn(loader)`` returns, from the store if it has been computed before.
 
@@ -95,8 +96,8 @@ class Store(Holdings):
             duplicates, clipping at a quantile) cannot be seen so. True: they do, and it is an
             error unless every array has one row a sample. False: the result is of the whole.
         audit : float
-            Share of the reused rows to compute again, 0 to 1. If one differs, all are computed
-            again and rows of the table are not reused any more.
+            Share of the reused rows to compute again, 0 to 1. If one differs, all are, and rows
+            of the table are not reused any more.
         materialize : bool
             Store a result that was put together from rows, so that it is mapped the next time.
         random : {"refuse", "freeze"}
@@ -118,14 +119,17 @@ class Store(Holdings):
             Kind of the arrays returned.
         progress : bool or callable, optional
             None: a bar on a terminal, for work beyond a second.
+        codec : {"none", "zstd", "blosc"} or mapping
+            How what is computed is stored, or columns of it, by name as `info` shows them.
+            No part of the key: what is there answers, however it is stored.
 
         Returns
         -------
         Any
             Little-endian, C-contiguous, writable arrays in the container `fn` returns; the same
             on a miss and on a hit. Of a hit they are private mappings of the stored bytes, every
-            byte checked: writing to them changes nothing stored. Put together from rows, they
-            are copies; a row computed among other rows may differ as floats do (`rowwise`).
+            byte checked: writing to them changes nothing stored. Decoded, or put together from
+            rows, they are copies; of these a row may differ as floats do (`rowwise`).
 
         Raises
         ------
@@ -138,7 +142,7 @@ class Store(Holdings):
         """
         options = Options(
             returns, rowwise, progress, force=force, audit=audit, materialize=materialize,
-            wait=wait, compare=compare,
+            wait=wait, compare=compare, codec=codec,
         )  # fmt: skip
 
         def identify() -> Request:
@@ -159,6 +163,7 @@ class Store(Holdings):
         version: str | int | None = None,
         force: bool = False,
         returns: Literal["numpy", "torch"] = "numpy",
+        codec: Codecs = "none",
     ) -> Any:
         """Return what ``fn(**inputs)`` returns: a result that belongs to no loader.
 
@@ -166,7 +171,7 @@ class Store(Holdings):
         ----------
         fn : callable
             Called with `inputs` by name; what is keyed is what is used.
-        suffix, model, version, force, returns
+        suffix, model, version, force, returns, codec
             As for `get_or_compute`.
         inputs : mapping
             Arrays, numbers, strings and containers of them, keyed by content.
@@ -176,7 +181,7 @@ class Store(Holdings):
         CastoreError
             As `get_or_compute` does.
         """
-        options = Options(returns, rowwise=False, force=force)
+        options = Options(returns, rowwise=False, force=force, codec=codec)
 
         def identify() -> Request:
             function = describe_function(fn, suffix, model=model, version=version)
@@ -244,6 +249,7 @@ class Store(Holdings):
         *,
         fn: Callable[[Any], Any] | None = None,
         rowwise: bool | Literal["auto"] = "auto",
+        codec: Codecs = "none",
         **identity: Any,
     ) -> EntryInfo:
         """Store `value`, computed elsewhere, as what `fn` returns over `loader`.
@@ -252,7 +258,7 @@ class Store(Holdings):
 
         Parameters
         ----------
-        loader, suffix, fn, rowwise
+        loader, suffix, fn, rowwise, codec
             As for `get_or_compute`.
         value : Any
             What a function may return, or an iterator of batches.
@@ -265,8 +271,9 @@ class Store(Holdings):
             As `get_or_compute` does.
         """
         self._check_writable()
+        options = Options(rowwise=rowwise, codec=codec)
         request = self._request(loader, fn, suffix, **identity)
-        return catalog.entry_info(self._resolver.store(request, value, Options(rowwise=rowwise)))
+        return catalog.entry_info(self._resolver.store(request, value, options))
 
     def info(
         self,

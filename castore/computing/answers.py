@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from castore import arrays
+from castore.blobs.codec import CODECS, NONE
 from castore.errors import ConfigError
 from castore.once.heartbeat import MAX_WAIT
 from castore.progress import Progress
-from castore.table.result import LEAVES
+from castore.table.result import LEAVES, Codecs
 
-__all__ = ["LOOSE", "Hit", "Miss", "Options"]
+__all__ = ["LOOSE", "Codecs", "Hit", "Miss", "Options"]
 
 #: What of a loader does not matter to a row, unless the caller says so.
 LOOSE = ("batch_size",)
@@ -75,6 +76,7 @@ class Options:
     materialize: bool = False
     wait: bool | float = True
     compare: Sequence[str] = ()
+    codec: Codecs = NONE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
@@ -91,6 +93,9 @@ class Options:
         known: object = self.compare
         if not isinstance(known, (list, tuple)) or not set(known) <= set(LOOSE):
             msg = f"compare={known!r}: give () or {LOOSE!r}"
+            raise ConfigError(msg)
+        if not _is_codec(self.codec):
+            msg = f"codec={self.codec!r}: choose {_LISTED}, or a mapping from columns to those"
             raise ConfigError(msg)
         if self.returns not in LEAVES:
             msg = f"returns={self.returns!r}: choose {' or '.join(LEAVES)}"
@@ -114,3 +119,14 @@ class Options:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_codec(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return isinstance(value, str) and value in CODECS
+    return all(isinstance(name, str) for name in value) and all(
+        isinstance(codec, str) and codec in CODECS for codec in value.values()
+    )
+
+
+_LISTED = ", ".join(map(repr, CODECS[:-1])) + f" or {CODECS[-1]!r}"

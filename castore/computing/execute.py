@@ -43,8 +43,7 @@ class Outcome:
 
     def columns(self) -> dict[str, AnyArray]:
         """Return the arrays of the result by column; streamed ones mapped."""
-        streamed = {name: stream.array() for name, stream in self.result.streams.items()}
-        return {**self.result.columns, **streamed}
+        return self.result.arrays()
 
 
 def execute(

@@ -67,7 +67,7 @@ class Partly:
         self._options = self.whole.options
         self._publisher = self.whole.publisher
         self._recorder = self._publisher.notices.recorder
-        self._trouble: StoreError | None = None
+        self._trouble: ResultError | StoreError | None = None
         self._computed = 0
         self._claims = Claims(self.rows.scope)
 
@@ -81,7 +81,7 @@ class Partly:
 
         Raises
         ------
-        CommitError
+        ResultError, CommitError
             If rows that were computed could not be stored, with the whole result.
         """
         while True:
@@ -287,11 +287,12 @@ class Partly:
     def _publish(self, writer: Writer, some: Request, outcome: Outcome) -> None:
         try:
             commit = self._publisher.commit(
-                writer, some, outcome.result, outcome.elapsed, force=self.rows.damaged > 0
-            )
+                writer, some, outcome.result, outcome.elapsed,
+                force=self.rows.damaged > 0, codec=self._options.codec,
+            )  # fmt: skip
             if commit.adopted:
                 self._recorder.add("disagreements")
-        except StoreError as error:
+        except (ResultError, StoreError) as error:
             self._trouble = error
 
     def _audit(self) -> None:
@@ -311,6 +312,8 @@ class Partly:
     def _materialize(self, writer: Writer, value: Any) -> None:
         result, cost = self.rows.result(), self.rows.saved_ns()
         try:
-            self._publisher.commit(writer, self.request, result, cost, mixed=True)
+            self._publisher.commit(
+                writer, self.request, result, cost, mixed=True, codec=self._options.codec
+            )
         except (ResultError, StoreError) as error:
             self._publisher.tell(error, self.request, value)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from castore import tally
+from castore.arrays import raw
 from castore.backend.base import Backend, Upload
+from castore.blobs.codec import NONE
 from castore.computing.notices import Notices
-from castore.errors import CommitError, ResultError, StoreError
+from castore.errors import CommitError, DamagedError, ResultError, StoreError
 from castore.identity.request import Request
+from castore.table.entry import Entry
 from castore.table.manifest import put_together
-from castore.table.result import Result, Sink
+from castore.table.result import Codecs, Result, Sink
 from castore.table.sealing import Sealing
 from castore.table.writer import Commit, Writer, origin
 
@@ -88,7 +93,7 @@ class Publisher:
 
     def commit(
         self, writer: Writer, request: Request, result: Result, elapsed: int, *,
-        force: bool = False, aligned: bool = True, mixed: bool = False,
+        force: bool = False, aligned: bool = True, mixed: bool = False, codec: Codecs = NONE,
     ) -> Commit:  # fmt: skip
         """Publish `result` as what the request asks for.
 
@@ -108,6 +113,13 @@ class Publisher:
             Whether rows of it may be found by themselves, if it has one a sample.
         mixed : bool
             Whether it was gathered from several results.
+        codec : str or mapping
+            What encodes its columns.
+
+        Raises
+        ------
+        ResultError, StoreError
+            If it cannot be stored, or not so.
         """
         row_ids = request.row_ids if aligned and result.is_aligned(request.rows) else None
         documents = request.documents()
@@ -120,7 +132,12 @@ class Publisher:
             "derivation": put_together(documents, "mixed") if mixed else documents,
             "origin": origin(elapsed),
         }
-        commit = writer.publish(result.draft(writer.algorithm, row_ids), header, force=force)
+        with contextlib.ExitStack() as uploads:
+            begin = functools.partial(_begun, self.backend, uploads)
+            draft = result.draft(writer.algorithm, row_ids, codec, begin)
+            commit = writer.publish(draft, header, force=force)
+        if commit.adopted and _is_the_same(commit.entry, result):
+            commit = replace(commit, adopted=False)
         self.notices.recorder.add("commits")
         self.notices.recorder.add("bytes_stored", commit.stored)
         if elapsed > _LONG:
@@ -147,3 +164,18 @@ class Publisher:
 
 def _begun(backend: Backend, uploads: contextlib.ExitStack) -> Upload:
     return uploads.enter_context(backend.upload())
+
+
+def _is_the_same(entry: Entry, result: Result) -> bool:
+    """Tell whether an entry of other bytes has the values of `result`.
+
+    It may be encoded otherwise: by another codec, or by another version of its library.
+    """
+    try:
+        stored, own = entry.arrays(), result.arrays()
+    except DamagedError:
+        return False
+    return entry.manifest.form == result.form and all(
+        (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(raw(a), raw(b))
+        for a, b in ((stored[name], own[name]) for name in own)
+    )

@@ -165,7 +165,7 @@ class Resolver:
             check_rows(result, request, options.rowwise)
             aligned = options.rowwise is not False
             return self.publisher.commit(
-                writer, request, result, 0, force=True, aligned=aligned
+                writer, request, result, 0, force=True, aligned=aligned, codec=options.codec
             ).entry
 
     def _look(self, request: Request, options: Options) -> tuple[Hit | Miss, Rows | None]:

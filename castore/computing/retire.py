@@ -101,5 +101,6 @@ def _publish_without(
             "compute_ns": manifest.compute_ns * len(left) // len(row_ids),
         },
     }
-    draft = Result(manifest.form, into).draft(writer.algorithm, left)
+    codecs = {name: column.codec for name, column in entry.columns.items()}
+    draft = Result(manifest.form, into).draft(writer.algorithm, left, codecs)
     writer.publish(draft, header, force=True)  # of these rows there is nothing newer

@@ -133,7 +133,7 @@ class Whole:
         force = miss.replaces and self.turn.may_replace()
         commit = self.publisher.commit(
             writer, self.request, outcome.result, outcome.elapsed,
-            force=force, aligned=self.options.rowwise is not False,
+            force=force, aligned=self.options.rowwise is not False, codec=self.options.codec,
         )  # fmt: skip
         if force and miss.reason == "forced":
             verdict = self.finder.verdict(self.request, self.options)

@@ -6,16 +6,18 @@ import functools
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from castore import arrays
 from castore.arrays import AnyArray
+from castore.blobs.codec import NONE, codec_named
+from castore.blobs.coded import CodedShard
 from castore.blobs.shard import Shard
 from castore.canonical import Json, dumps
-from castore.errors import DamagedError
+from castore.errors import DamagedError, ResultError
 
 __all__ = ["CHECKS", "GROUP_METADATA", "ROWS", "Column", "column_name"]
 
@@ -56,16 +58,38 @@ class Column:
         Name of its dtype, ``"float32"`` or ``"bfloat16"``; bytes are little-endian.
     shape : tuple of int
         Shape of the whole array; the first axis counts rows.
+    codec : str
+        What encodes its row groups, one of `castore.blobs.codec.CODECS`.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    codec: str = NONE
 
     @classmethod
     def of(cls, name: str, array: AnyArray) -> Column:
         """Describe `array`."""
         return cls(name, arrays.name_of(array.dtype), array.shape)
+
+    def with_codec(self, codec: str) -> Column:
+        """Return the column with its row groups encoded; itself if it has none.
+
+        Raises
+        ------
+        ResultError
+            If its rows are too long for that.
+        """
+        if codec == NONE or self.shard is None:
+            return self
+        most = codec_named(codec).most
+        if self.row_nbytes > most:
+            msg = (
+                f"a row of column {self.name!r} has {self.row_nbytes:,} bytes, and {codec} takes "
+                f"{most:,}: choose another codec"
+            )
+            raise ResultError(msg)
+        return replace(self, codec=codec)
 
     @property
     def nbytes(self) -> int:
@@ -85,6 +109,13 @@ class Column:
         return Shard(self.shape[0], self.row_nbytes)
 
     @property
+    def coded(self) -> CodedShard | None:
+        """The shard with its row groups encoded, or None if they are not."""
+        if self.codec == NONE or self.shard is None:
+            return None
+        return CodedShard(self.shard, self.codec, arrays.carrier(self.dtype).itemsize)
+
+    @property
     def metadata_key(self) -> str:
         """Zarr key of its ``zarr.json``."""
         return f"{self.name}/zarr.json"
@@ -96,15 +127,21 @@ class Column:
 
     @property
     def chunk_nbytes(self) -> int:
-        """Length of the value under `chunk_key`."""
+        """Length of the value under `chunk_key`; where that is encoded, the least it can be."""
+        if self.coded:
+            return self.coded.least_nbytes
         return self.shard.nbytes if self.shard else self.nbytes
 
+    def may_take(self, nbytes: int) -> bool:
+        """Tell whether the value under `chunk_key` can have this length."""
+        return nbytes >= self.chunk_nbytes if self.coded else nbytes == self.chunk_nbytes
+
     def tail(self) -> bytes:
-        """Return what follows the array's own bytes under `chunk_key`."""
+        """Return what follows the array's own bytes under `chunk_key`, if not encoded."""
         return self.shard.tail() if self.shard else b""
 
     def view(self, data: NDArray[np.uint8]) -> AnyArray:
-        """View the value under `chunk_key`, or no bytes at all, as the array."""
+        """View the value under `chunk_key`, decoded, or no bytes at all, as the array."""
         return data[: self.nbytes].view(arrays.dtype_named(self.dtype)).reshape(self.shape)
 
     def metadata(self) -> dict[str, Json]:
@@ -113,19 +150,20 @@ class Column:
         attributes = (
             {} if arrays.name_of(kind) == self.dtype else {"castore": {"dtype": self.dtype}}
         )
-        inner = [{"configuration": {"endian": "little"}, "name": "bytes"}]
+        plain: list[Json] = [{"configuration": {"endian": "little"}, "name": "bytes"}]
+        coded = codec_named(self.codec).metadata(kind.itemsize) if self.codec != NONE else []
         shard = self.shard
         rest = [max(1, extent) for extent in self.shape[1:]]
         grid = [max(1, extent) for extent in self.shape]
-        codecs: list[Json] = inner
+        codecs = plain
         if shard is not None:
             grid = [shard.groups * shard.group_rows, *rest]
             codecs = [
                 {
                     "configuration": {
                         "chunk_shape": [shard.group_rows, *rest],
-                        "codecs": inner,
-                        "index_codecs": [*inner, {"name": "crc32c"}],
+                        "codecs": [*plain, *coded],
+                        "index_codecs": [*plain, {"name": "crc32c"}],
                         "index_location": "end",
                     },
                     "name": "sharding_indexed",
@@ -154,7 +192,7 @@ class Column:
         """
         try:
             return _parsed(name, dumps(metadata))
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             msg = f"the Zarr metadata of column {name!r} are not those of a castore column"
             raise DamagedError(msg) from error
 
@@ -163,7 +201,8 @@ class Column:
 def _parsed(name: str, document: bytes) -> Column:
     metadata = json.loads(document)
     dtype = metadata["attributes"].get("castore", {}).get("dtype", metadata["data_type"])
-    column = Column(name, dtype, tuple(metadata["shape"]))
+    codec = NONE if name.startswith("_") else _codec_in(metadata["codecs"])
+    column = Column(name, dtype, tuple(metadata["shape"]), codec)
     if not all(type(extent) is int and extent >= 0 for extent in column.shape):
         msg = f"no shape: {column.shape!r:.200}"
         raise ValueError(msg)
@@ -174,3 +213,9 @@ def _parsed(name: str, document: bytes) -> Column:
         msg = f"not of castore: {document[:200]!r}"
         raise ValueError(msg)
     return column
+
+
+def _codec_in(codecs: Json) -> Json:
+    """Return what Zarr metadata have after ``bytes`` in a shard."""
+    inner = codecs[0]["configuration"].get("codecs", [])
+    return inner[1]["name"] if len(inner) > 1 else NONE

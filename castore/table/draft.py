@@ -16,11 +16,13 @@ from castore.backend import mapping
 from castore.backend.base import Upload
 from castore.blobs import parts, shard
 from castore.blobs.blob import Bytes, Payload, Streamed
+from castore.blobs.codec import NONE
 from castore.blobs.parts import Checks
 from castore.blobs.shard import rows_per_group
 from castore.canonical import Json
 from castore.errors import BackendError, StoreError
 from castore.table.column import CHECKS, GROUP_METADATA, ROWS, Column
+from castore.table.encoding import Encoded, encode, encode_into
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -50,9 +52,19 @@ class Draft:
     absent: tuple[str, ...] = ()
     _unchecked: list[tuple[Column, NDArray[np.uint8]]] = field(default_factory=list)
 
-    def add(self, name: str, array: AnyArray) -> None:
-        """Add `array` as column `name`; its row checks wait until `complete`."""
-        column = self._add(name, array)
+    def add(self, name: str, array: AnyArray, codec: str = NONE) -> None:
+        """Add `array` as column `name`; its row checks wait until `complete`, unless encoded.
+
+        Raises
+        ------
+        ResultError
+            If its rows are too long for the codec.
+        """
+        column = Column.of(name, array).with_codec(codec)
+        if column.coded:
+            self._add_encoded(column, encode(arrays.raw(array), column.coded, self.algorithm))
+            return
+        self._add(column, array)
         if column.shard:
             self._unchecked.append((column, arrays.raw(array)))
 
@@ -62,9 +74,45 @@ class Draft:
             column, data = self._unchecked.pop()
             self._add_checks(column.name, shard.checks(data, column.row_nbytes))
 
-    def add_stream(self, name: str, stream: RowStream) -> None:
-        """Add the rows of a finished `stream` as column `name`."""
-        column = stream.column(name)
+    def add_stream(
+        self,
+        name: str,
+        stream: RowStream,
+        codec: str = NONE,
+        begin: Callable[[], Upload] | None = None,
+    ) -> None:
+        """Add the rows of a finished `stream` as column `name`.
+
+        Parameters
+        ----------
+        name : str
+            The column.
+        stream : RowStream
+            Its rows.
+        codec : str
+            What encodes them.
+        begin : callable, optional
+            Begins an upload that they are encoded into, a few at a time; by default they are
+            encoded in memory.
+
+        Raises
+        ------
+        ResultError
+            If its rows are too long for the codec.
+        StoreError
+            If they cannot be encoded.
+        """
+        column = stream.column(name).with_codec(codec)
+        coded = column.coded
+        if coded:
+            data = arrays.raw(stream.array())
+            self._add_encoded(
+                column,
+                encode_into(begin(), data, stream.checks, coded, self.algorithm)
+                if begin
+                else encode(data, coded, self.algorithm),
+            )
+            return
         self.metadata[column.metadata_key] = column.metadata()
         if column.chunk_key is not None and stream.payload is not None:
             self.payloads[column.chunk_key] = stream.payload
@@ -73,19 +121,23 @@ class Draft:
 
     def add_rows(self, row_ids: NDArray[np.uint8]) -> None:
         """Add the row ids, uint8 (n, 16)."""
-        self._add(ROWS, row_ids)
+        self._add(Column.of(ROWS, row_ids), row_ids)
 
-    def _add(self, name: str, array: AnyArray) -> Column:
-        column = Column.of(name, array)
+    def _add(self, column: Column, array: AnyArray) -> None:
         self.metadata[column.metadata_key] = column.metadata()
         if column.chunk_key is not None:
             pieces = (arrays.raw(array), column.tail())
             self.payloads[column.chunk_key] = Bytes(pieces, self.algorithm)
-        return column
+
+    def _add_encoded(self, column: Column, encoded: Encoded) -> None:
+        assert column.chunk_key is not None
+        self.metadata[column.metadata_key] = column.metadata()
+        self.payloads[column.chunk_key] = encoded.payload
+        self._add_checks(column.name, encoded.checks)
 
     def _add_checks(self, name: str, checks: NDArray[np.uint64]) -> None:
         self.metadata[f"{CHECKS}/zarr.json"] = GROUP_METADATA
-        self._add(f"{CHECKS}/{name}", checks)
+        self._add(Column.of(f"{CHECKS}/{name}", checks), checks)
 
 
 class RowStream:

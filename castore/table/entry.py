@@ -104,7 +104,7 @@ class Entry:
         DamagedError
             If any byte is missing or not what was stored.
         """
-        return {name: column.view(self._value(column)) for name, column in self.columns.items()}
+        return {name: self._array(column) for name, column in self.columns.items()}
 
     def row_ids(self) -> NDArray[np.uint8] | None:
         """Return the row ids, uint8 (n, 16), or None if the result has no row a sample.
@@ -116,11 +116,10 @@ class Entry:
         """
         if not self.manifest.aligned:
             return None
-        column = self._column(ROWS)
-        return column.view(self._value(column))
+        return self._array(self._column(ROWS))
 
     def unchecked(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint64] | None]:
-        """Return the bytes of column `name`, and the checks of its row groups.
+        """Return the bytes of column `name`, or its shard if encoded, and its row checks.
 
         Whoever uses some of the rows checks a copy of their groups. None in place of the checks:
         the bytes were checked with the manifest, or there are none.
@@ -131,7 +130,7 @@ class Entry:
             If anything is missing, or the checks are not those that were stored.
         """
         column = self.columns[name]
-        data = self._unchecked(column)[: column.nbytes]
+        data = self._unchecked(column)[: None if column.coded else column.nbytes]
         if not isinstance(self.manifest.chunks.get(column.chunk_key or ""), BlobRef):
             return data, None
         checks = self._column(f"{CHECKS}/{name}")
@@ -141,7 +140,7 @@ class Entry:
         ):
             msg = f"{self.manifest.name}: column {name!r} has no checks of its row groups"
             raise DamagedError(msg)
-        return data, checks.view(self._value(checks))
+        return data, self._array(checks)
 
     def damaged(self, name: str) -> DamagedError:
         """Remember that the bytes of column `name` were seen changed; return what to raise."""
@@ -190,6 +189,17 @@ class Entry:
     def _column(self, name: str) -> Column:
         return Column.from_metadata(name, self.manifest.metadata.get(f"{name}/zarr.json"))
 
+    def _array(self, column: Column) -> AnyArray:
+        """Return the array, checked and decoded."""
+        data = self._value(column)
+        if column.coded:
+            try:
+                data = column.coded.decode(data, self.backend.room)
+            except DamagedError as error:
+                msg = f"{self.manifest.name}: column {column.name!r} cannot be decoded: {error}"
+                raise DamagedError(msg) from error
+        return column.view(data)
+
     def _value(self, column: Column) -> NDArray[np.uint8]:
         """Return the value under the column's only chunk key, checked."""
         data = self._unchecked(column)
@@ -204,9 +214,10 @@ class Entry:
             return np.empty(0, np.uint8)
         chunk = self.manifest.chunks.get(column.chunk_key)
         found = len(chunk) if isinstance(chunk, bytes) else chunk.length if chunk else None
-        if chunk is None or found != column.chunk_nbytes:
+        if chunk is None or found is None or not column.may_take(found):
+            least = "at least " if column.coded else ""
             msg = (
-                f"{self.manifest.name}: column {column.name!r} takes "
+                f"{self.manifest.name}: column {column.name!r} takes {least}"
                 f"{column.chunk_nbytes:,} bytes, the manifest has {found}"
             )
             raise DamagedError(msg)

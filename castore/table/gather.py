@@ -25,7 +25,9 @@ from castore.digest import check64
 from castore.errors import DamagedError
 from castore.identity.rows import RowIds
 from castore.table.column import Column
+from castore.table.decoding import Decoding
 from castore.table.entry import Entry, Schema
+from castore.table.spread import LONG, grouped, rows_of, run, spread, typed
 from castore.threads import take_turns
 
 __all__ = ["allocate", "gather", "scatter"]
@@ -35,8 +37,6 @@ __all__ = ["allocate", "gather", "scatter"]
 _WINDOW = 2 << 20
 #: Row ids compared at a time.
 _COMPARED = 1 << 15
-#: From so many bytes on numpy copies rows of bytes quicker than items of an opaque type.
-_LONG = 1024
 
 _Numbers = NDArray[np.int64]
 
@@ -84,7 +84,7 @@ def scatter(
     """
     for name, target in into.items():
         if target.size and len(rows):
-            _scatter(_rows_of(columns[name]), rows, _rows_of(target), places)
+            _scatter(rows_of(columns[name]), rows, rows_of(target), places)
 
 
 def gather(
@@ -125,8 +125,13 @@ def gather(
         if not column.row_nbytes or not len(positions):
             continue
         data, checks = entry.unchecked(name)
-        if checks is None:
-            _scatter(_typed(data, column.row_nbytes), positions, _rows_of(target), places)
+        if column.coded:
+            try:
+                Decoding(column.coded, data, checks, target).run(positions, places)
+            except DamagedError as error:
+                raise entry.damaged(name) from error
+        elif checks is None:
+            _scatter(typed(data, column.row_nbytes), positions, rows_of(target), places)
         elif not _Gathering(column.row_nbytes, data, checks, target).run(positions, places):
             raise entry.damaged(name)
 
@@ -147,7 +152,7 @@ def _are_at(stored: RowIds, positions: _Numbers, row_ids: RowIds) -> bool:
         return True
     if positions.min() < 0 or positions.max() >= len(stored):
         return False
-    found, wanted = _rows_of(stored), _rows_of(np.ascontiguousarray(row_ids))
+    found, wanted = rows_of(stored), rows_of(np.ascontiguousarray(row_ids))
     same: list[bool] = []
 
     def compare(number: int) -> None:
@@ -163,42 +168,14 @@ def _alike(column: Column, target: AnyArray) -> bool:
     return wanted == (target.dtype, target.shape[1:])
 
 
-def _rows_of(array: AnyArray) -> AnyArray:
-    """View an array that has elements as its rows, whatever they are made of."""
-    return _typed(arrays.raw(array), array.nbytes // len(array))
-
-
-def _typed(data: NDArray[np.uint8], row_nbytes: int) -> AnyArray:
-    if row_nbytes in (1, 2, 4, 8):
-        return data.view(f"u{row_nbytes}")
-    return data.view(f"V{row_nbytes}") if row_nbytes < _LONG else data.reshape(-1, row_nbytes)
-
-
 def _scatter(source: AnyArray, rows: _Numbers, target: AnyArray, places: _Numbers) -> None:
     step = max(1, _WINDOW * len(source) // source.nbytes)
 
     def turn(number: int) -> None:
         some = slice(number * step, (number + 1) * step)
-        _spread(source, rows[some], target, places[some])
+        spread(source, rows[some], target, places[some])
 
     take_turns(turn, -(-len(rows) // step))
-
-
-def _spread(source: AnyArray, rows: _Numbers, target: AnyArray, places: _Numbers) -> None:
-    """Set ``target[places]`` to ``source[rows]``; what lies side by side is copied only once."""
-    there, here = _run(places), _run(rows)
-    if there is not None and here is None:
-        np.take(source, rows, axis=0, out=target[there], mode="clip")  # other modes copy twice
-    else:
-        target[places if there is None else there] = source[rows if here is None else here]
-
-
-def _run(numbers: _Numbers) -> slice | None:
-    """Return `numbers` as a slice if they rise by one each."""
-    first, last = int(numbers[0]), int(numbers[-1])
-    if last - first != len(numbers) - 1 or (numbers[1:] - numbers[:-1] != 1).any():
-        return None
-    return slice(first, last + 1)
 
 
 @dataclass(frozen=True)
@@ -245,10 +222,7 @@ class _Gathering:
 
     def _order(self, positions: _Numbers, window: _Numbers, windows: int) -> _Numbers:
         """Sort by window at least: long rows by themselves, to be copied once each."""
-        if self.row_nbytes >= _LONG:
-            return np.argsort(positions)
-        # 16 bits are sorted by counting.
-        return np.argsort(window.astype(np.uint16) if windows < 2**16 else window, kind="stable")
+        return np.argsort(positions) if self.row_nbytes >= LONG else grouped(window, windows)
 
     def _take(self, window: int, rows: _Numbers, places: _Numbers) -> bool:
         """Copy rows, counted within `window`; return whether their groups are intact."""
@@ -259,7 +233,7 @@ class _Gathering:
         used[rows // self.group_rows] = True
         groups = np.flatnonzero(used)
         if self._are_whole(groups, rows, len(source)) and self._can_check(places):
-            _spread(_typed(source, self.row_nbytes), rows, _rows_of(self.target), places)
+            spread(typed(source, self.row_nbytes), rows, rows_of(self.target), places)
             found = self._found(places)
         else:
             found = self._copy(source, groups, rows, places)
@@ -274,14 +248,15 @@ class _Gathering:
 
     def _can_check(self, places: _Numbers) -> bool:
         """Tell whether rows are checked quicker where they are to be than before."""
-        return self.row_nbytes >= _LONG or _run(places) is not None
+        return self.row_nbytes >= LONG or run(places) is not None
 
     def _found(self, places: _Numbers) -> list[int]:
         """Return the checks of whole groups of rows that stand at `places`."""
         view = memoryview(arrays.raw(self.target))
-        run = _run(places)
-        if run is not None:
-            there = view[run.start * self.row_nbytes : run.stop * self.row_nbytes]
+        side_by_side = run(places)
+        if side_by_side is not None:
+            start, stop = side_by_side.start, side_by_side.stop
+            there = view[start * self.row_nbytes : stop * self.row_nbytes]
             step = self.group_nbytes
             return [check64(there[at : at + step]) for at in range(0, len(there), step)]
         found = []
@@ -310,6 +285,6 @@ class _Gathering:
                 copy[piece] = source[piece]
         view = memoryview(copy)
         found = [check64(view[piece]) for piece in pieces]
-        _spread(_typed(copy, self.row_nbytes), rows, _rows_of(self.target), places)
+        spread(typed(copy, self.row_nbytes), rows, rows_of(self.target), places)
         self.spare.append(copy)
         return found

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from castore import arrays
 from castore.arrays import AnyArray
 from castore.backend.base import Upload
+from castore.blobs.codec import NONE
 from castore.canonical import Json
 from castore.errors import ResultError
 from castore.identity.rows import RowIds
 from castore.table.draft import Draft, RowStream, SpillingUpload
 from castore.table.tree import Parts, Unstorable, assemble, take_apart
 
-__all__ = ["LEAVES", "Result", "Seals", "Sink", "collect", "is_only_arrays"]
+__all__ = ["LEAVES", "Codecs", "Result", "Seals", "Sink", "collect", "is_only_arrays"]
+
+
+#: The codec of all columns, or codecs by column; those not named have none.
+Codecs: TypeAlias = str | Mapping[str, str]
 
 
 def _numpy_leaf(array: AnyArray) -> AnyArray:
@@ -84,8 +89,12 @@ class Result:
 
     def value(self, returns: str) -> Any:
         """Put it together again, as a hit would."""
+        return assemble(self.form, self.arrays(), LEAVES[returns])
+
+    def arrays(self) -> dict[str, AnyArray]:
+        """Return its arrays by column; those that came in batches mapped."""
         streamed = {name: stream.array() for name, stream in self.streams.items()}
-        return assemble(self.form, {**self.columns, **streamed}, LEAVES[returns])
+        return {**self.columns, **streamed}
 
     def extents(self) -> dict[str, int | None]:
         """Return the length of each column's first axis; None where it has no axis."""
@@ -101,16 +110,53 @@ class Result:
             return False
         return all(extent == rows for extent in self.extents().values())
 
-    def draft(self, algorithm: str, row_ids: RowIds | None) -> Draft:
-        """Return the entry to be: the columns, and the row ids where rows are aligned."""
+    def draft(
+        self,
+        algorithm: str,
+        row_ids: RowIds | None,
+        codec: Codecs = NONE,
+        begin: Callable[[], Upload] | None = None,
+    ) -> Draft:
+        """Return the entry to be: the columns, and the row ids where rows are aligned.
+
+        Parameters
+        ----------
+        algorithm : str
+            Digest for blobs.
+        row_ids : ndarray or None
+            uint8 (n, 16), of the samples.
+        codec : str or mapping
+            What encodes all columns, or those named.
+        begin : callable, optional
+            Begins an upload for a column that is encoded after it came in batches; by default
+            it is encoded in memory.
+
+        Raises
+        ------
+        ResultError
+            If there is no such column, or its rows are too long for the codec.
+        StoreError
+            If what came in batches cannot be encoded.
+        """
+        codecs = self._codecs(codec)
         draft = Draft(algorithm)
         for name, array in self.columns.items():
-            draft.add(name, array)
+            draft.add(name, array, codecs[name])
         for name, stream in self.streams.items():
-            draft.add_stream(name, stream)
+            draft.add_stream(name, stream, codecs[name], begin)
         if row_ids is not None and self.is_aligned(len(row_ids)):
             draft.add_rows(row_ids)
         return draft
+
+    def _codecs(self, codec: Codecs) -> dict[str, str]:
+        """Return the codec of each column."""
+        names = [*self.columns, *self.streams]
+        if isinstance(codec, str):
+            return dict.fromkeys(names, codec)
+        if unknown := sorted(set(codec) - set(names)):
+            msg = f"codec= names {unknown}, and the columns of the result are {names}"
+            raise ResultError(msg)
+        return {name: codec.get(name, NONE) for name in names}
 
 
 def collect(returned: Any, rows: int | None, name: str, sink: Sink) -> Result:

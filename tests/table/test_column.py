@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import re
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from castore import arrays
+from castore.blobs.codec import CODECS
 from castore.canonical import dumps
 from castore.errors import DamagedError
 from castore.table.column import CHECKS, ROWS, Column, column_name
@@ -24,14 +26,18 @@ DTYPES = [
     *("bfloat16", "float8_e5m2", "datetime64[ns]", "datetime64[25s]", "timedelta64[D]"),
 ]
 shapes = st.lists(st.sampled_from([0, 1, 2, 7, 1000, 70_000]), max_size=4).map(tuple)
-columns = st.builds(Column, st.just("features"), st.sampled_from(DTYPES), shapes).filter(
-    lambda column: column.nbytes < 2**50
+plain = st.builds(Column, st.just("features"), st.sampled_from(DTYPES), shapes).filter(
+    lambda column: column.nbytes < 2**50 and column.row_nbytes < 2**31 - 16
 )
+columns = st.builds(Column.with_codec, plain, st.sampled_from(CODECS))
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats() | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
     max_leaves=4,
 )
+
+
+INNER = ("codecs", 0, "configuration", "codecs")
 
 
 def places(document, path=()):
@@ -118,6 +124,16 @@ def same(one, two):
         (Column("a", "int32", (3,)), ("attributes",), {"castore": {"dtype": "uint32"}}),
         (Column("a", "int32", (3,)), ("codecs",), []),
         (Column("a", "int32", (3,)), ("data_type",), "r32"),
+        (Column("a", "int32", (3,), "zstd"), (*INNER, 1, "name"), "none"),
+        (Column("a", "int32", (3,), "zstd"), (*INNER, 1, "name"), "gzip"),
+        (Column("a", "int32", (3,), "zstd"), (*INNER, 1, "name"), ["zstd"]),
+        (Column("a", "int32", (3,), "zstd"), (*INNER, 1, "configuration", "level"), 4),
+        (Column("a", "int32", (3,), "zstd"), (*INNER, 1, "configuration", "level"), 3.0),
+        (Column("a", "int32", (3,), "zstd"), (*INNER, 1, "configuration", "checksum"), False),
+        (Column("a", "int32", (3,), "blosc"), (*INNER, 1, "configuration", "typesize"), 1),
+        (Column("a", "int32", (3,), "blosc"), (*INNER, 1, "configuration", "shuffle"), 1),
+        (Column("a", "int32", (3,), "blosc"), (*INNER, 2, "name"), "crc32"),
+        (Column("a", "int32", (3,), "blosc"), (*INNER, 0, "name"), "transpose"),
     ],
     ids=str,
 )
@@ -180,6 +196,21 @@ def test_other_documents_are_damaged(metadata):
 
 
 @given(columns)
+def test_a_codec_changes_nothing_but_the_codecs(column):
+    """Metadata of a coded column are those of the plain one, with more codecs behind `bytes`."""
+    bare = dataclasses.replace(column, codec="none")
+    metadata, expected = column.metadata(), bare.metadata()
+    if column.coded:
+        inner = metadata["codecs"][0]["configuration"]["codecs"]
+        assert [codec["name"] for codec in inner[:2]] == ["bytes", column.codec]
+        del inner[1:]
+    assert metadata == expected
+    assert column.may_take(column.chunk_nbytes)
+    assert column.may_take(column.chunk_nbytes + 1) == (column.coded is not None)
+    assert not column.may_take(column.chunk_nbytes - 1)
+
+
+@given(plain)
 def test_sizes_agree_with_numpy(column):
     """Lengths are those of the numpy array; what has no element has no chunk."""
     itemsize = arrays.dtype_named(column.dtype).itemsize
