@@ -181,6 +181,51 @@ def test_castore_reads_and_writes_the_manifest():
     assert Manifest.from_bytes(data, table, key).to_bytes() == data
 
 
+def lines(pattern):
+    """Return what a pattern finds in the lines of the page."""
+    return re.findall(pattern, PAGE, flags=re.MULTILINE)
+
+
+def test_sealed_documents_of_the_page():
+    """Every sealed document that the page shows whole has the seal it must have."""
+    shown = lines(r'^(\{.*,"digest":"[0-9a-f]{32}"\})$')
+    assert len(shown) >= 2
+    for text in shown:
+        assert seal(unseal(text.encode(), "shown")).decode() == text
+
+
+def test_digest_of_the_page():
+    """The identity digest that the page works out is that of the bytes it names."""
+    ((domain, shown),) = lines(r'^identity\("(\w+)", b""\) .* = +([0-9a-f]{32})$')
+    assert identify(domain, b"") == shown
+
+
+def test_shards_of_the_page():
+    """Every row of the table of shards follows from shape and dtype by the rules above it."""
+    rows_of_table = lines(r"^\| \(([\d, ]+)\) (\w+) \| ([\d,]+) \|(.*)\| `(\w{8})` \|$")
+    assert len(rows_of_table) == 5
+    for shape, dtype, row, numbers, checksum in rows_of_table:
+        count, *rest = (int(extent) for extent in shape.split(","))
+        row_nbytes = int(np.prod(rest, dtype=int)) * np.dtype(dtype).itemsize
+        found = shard.Shard(count, row_nbytes)
+        ours = [found.group_rows, found.groups, found.data_nbytes]
+        ours += [len(found.tail()) - 16 * found.groups - 4, 16 * found.groups, found.nbytes]
+        shown = [int(number.replace(",", "")) for number in numbers.split("|")]
+        assert (int(row.replace(",", "")), shown) == (row_nbytes, ours)
+        assert found.tail()[-4:][::-1].hex() == checksum
+
+
+def test_dump_of_the_page():
+    """The shard that the page shows byte by byte is the one that the worked example names."""
+    dump = lines(r"^([0-9a-f]{8})((?:  ?[0-9a-f]{2})+)(?: |$)")
+    data = b"".join(bytes.fromhex(row) for _, row in dump)
+    starts = [int(start, 16) for start, _ in dump]
+    lengths = [len(bytes.fromhex(row)) for _, row in dump]
+    assert starts == [sum(lengths[:number]) for number in range(len(lengths))]
+    chunk = json.loads(MANIFEST["bytes"])["chunks"]["result/c/0/0"]
+    assert (xxhash.xxh3_128_hexdigest(data), len(data)) == (chunk["digest"], chunk["length"])
+
+
 def test_page_shows_the_vectors():
     """The worked examples of the page are the vectors, and it describes every manifest field."""
     for vector in (*VECTORS["sealed"], MANIFEST):
