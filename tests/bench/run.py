@@ -19,6 +19,7 @@ import report
 import rows
 import storing
 import streaming
+import zarr_reads
 from harness import Options
 from rich.console import Console
 
@@ -33,6 +34,7 @@ _SECTIONS = {
         captured,
         imports,
         streaming,
+        zarr_reads,
     )
 }
 
