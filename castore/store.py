@@ -78,8 +78,7 @@ class Store(Holdings):
         suffix : str
             Names what is computed. Without one, the function's code is part of the key.
         model : "auto", module, list of modules, str, `castore.file` or None
-            ``"auto"`` takes the torch modules `fn` captures; a string is a digest; a file goes by
-            its content.
+            ``"auto"`` takes the modules `fn` captures; a string is a digest, a file its content.
         params : mapping, optional
             Further values that the result depends on.
         version : str or int, optional
@@ -113,8 +112,7 @@ class Store(Holdings):
         force : bool
             Compute, and replace what is there once that succeeded.
         wait : bool or float
-            Whether, or for how many seconds, to wait for somebody else who computes the same
-            before computing it too. True is six hours.
+            Whether, or for how many seconds, to wait for who computes the same. True: six hours.
         returns : {"numpy", "torch"}
             Kind of the arrays returned.
         progress : bool or callable, optional
@@ -128,8 +126,8 @@ class Store(Holdings):
         Any
             Little-endian, C-contiguous, writable arrays in the container `fn` returns; the same
             on a miss and on a hit. Of a hit they are private mappings of the stored bytes, every
-            byte checked: writing to them changes nothing stored. Decoded, or put together from
-            rows, they are copies; of these a row may differ as floats do (`rowwise`).
+            byte checked: writing to them changes nothing stored. What is decoded is a copy, and
+            what is put together from rows, which may differ as floats do (`rowwise`).
 
         Raises
         ------

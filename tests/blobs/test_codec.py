@@ -90,6 +90,21 @@ def test_numcodecs_decodes_what_the_metadata_say(items):
     assert crc32c == {"name": "crc32c"}
 
 
+@pytest.mark.parametrize(
+    ("items", "shuffle"), [(1, "bitshuffle"), (2, "shuffle"), (4, "shuffle"), (16, "shuffle")]
+)
+def test_settings_are_those_of_the_format(items, shuffle):
+    """Levels, checksums and the order of bytes are what the format says, for each element size."""
+    assert codec_named("zstd").metadata(items) == [
+        {"configuration": {"checksum": True, "level": 3}, "name": "zstd"}
+    ]
+    settings = {"blocksize": 0, "clevel": 5, "cname": "lz4", "shuffle": shuffle, "typesize": items}
+    assert codec_named("blosc").metadata(items) == [
+        {"configuration": settings, "name": "blosc"},
+        {"name": "crc32c"},
+    ]
+
+
 @by_name
 @given(data=st.binary(max_size=200), nbytes=st.sampled_from([1, 2, 100, 65536]))
 def test_noise_is_damage(name, data, nbytes):

@@ -152,6 +152,17 @@ def put(place, value):
     return change
 
 
+def wrap(pairs):
+    """Let the lengths of two groups reach around all numbers, and add up."""
+    pairs[0, 1] = pairs[1, 0] = 2**63
+    pairs[1, 1] = pairs[2, 0] + 2**63
+
+
+def cut(pairs):
+    """Let the last group end before the index."""
+    pairs[9, 1] -= 1
+
+
 def swap(pairs):
     """Let two groups change places."""
     pairs[[1, 2]] = pairs[[2, 1]]
@@ -167,6 +178,8 @@ CHANGES = {
     "empty": put((3, 1), 0),
     "overlapping": put((3, 0), 0),
     "swapped": swap,
+    "around all numbers": wrap,
+    "not to the end": cut,
     "one byte late": put((0, 0), 1),
 }
 

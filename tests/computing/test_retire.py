@@ -52,6 +52,14 @@ def test_other_entries_lose_the_rows_that_were_forced(store):
     assert ask(store, [5, 6], 0) == [500, 600]
 
 
+def test_what_is_left_keeps_its_codec(store):
+    """The rest of an entry is stored with the codec that the entry had."""
+    ask(store, [1, 2, 3, 4], 10, codec="zstd")
+    ask(store, [4, 5], 100, force=True)
+    columns = {entry.rows: entry.columns["result"] for entry in store.entries()}
+    assert columns == {2: "int64 (2,)", 3: "int64 (3,), zstd"}
+
+
 def test_refresh_is_force(store):
     """A store opened to refresh replaces rows for everybody."""
     ask(store, [1, 2, 3], 10)

@@ -339,6 +339,36 @@ def test_numcodecs_is_loaded_for_codecs_alone():
     assert run.returncode == 0, run.stderr
 
 
+BOUNDED = """
+import sys, tracemalloc
+import numpy as np
+import castore
+store = castore.open(sys.argv[1])
+batch = np.random.default_rng(0).integers(0, 256, (512, 8192), np.uint8)
+
+def batches(rows):
+    for _ in range(24):
+        yield batch
+
+tracemalloc.start()
+store.get_or_compute(np.arange(24 * 512), batches, "f", model=None, codec="zstd")
+print(tracemalloc.get_traced_memory()[1])
+"""
+
+
+def test_what_is_yielded_is_encoded_in_bounded_memory(tmp_path):
+    """A generator of 100 MB takes the memory of a few batches, with a codec too."""
+    run = subprocess.run(
+        [sys.executable, "-c", BOUNDED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert run.returncode == 0, run.stderr[-800:]
+    assert int(run.stdout) < 60_000_000
+
+
 FULL = """
 import subprocess, sys
 import numpy as np

@@ -280,6 +280,21 @@ def test_crafted_shards_are_damage(craft):
 
 
 @by_codec
+def test_another_group_of_the_codecs_is_damage(codec):
+    """A group that decodes well, and is not the one whose check is stored, gives no row."""
+    backend, stored = MemoryBackend(uuid.uuid4().hex), random((2000, 100))
+    entry = commit(backend, {"x": stored}, codec)
+    value = backend.get(entry.manifest.chunks["x/c/0/0"].name)
+    column = entry.columns["x"]
+    other = column.coded.encode(arrays.raw(stored[::-1].copy())[: column.coded.group_nbytes])
+    entry = crafted(backend, replaced(other[0])(value, column))
+    assert not np.array_equal(entry.arrays()["x"], stored)  # as its digest says
+    with pytest.raises(DamagedError):
+        taken(entry, [5])
+    assert np.array_equal(taken(entry, [1999])["x"], stored[1999:])
+
+
+@by_codec
 def test_castores_own_arrays_are_never_coded(codec):
     """Row ids or row checks that are said to be coded are damage."""
     backend = MemoryBackend(uuid.uuid4().hex)
