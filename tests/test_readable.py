@@ -102,7 +102,7 @@ class Slide:
         (collections.OrderedDict, "collections.OrderedDict"),
         (math.sqrt, "math.sqrt"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_other_values_are_written_recognisably(value, text):
     """Values that are no literals are written by type and parameters."""

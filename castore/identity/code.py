@@ -14,10 +14,13 @@ from __future__ import annotations
 import __future__
 
 import ast
+import contextlib
 import dis
 import functools
 import linecache
+import os
 import sys
+import threading
 import types
 import warnings
 from collections import OrderedDict
@@ -32,11 +35,21 @@ __all__ = ["digest_code", "global_names", "imported_names", "name_of"]
 _Node: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 _MEMO_SIZE = 4096
+_TRIES = 16
 _memo: OrderedDict[int, tuple[types.CodeType, str]] = OrderedDict()
 _FUTURE = functools.reduce(
     int.__or__,
     (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names),
 )
+_alone = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _alone  # noqa: PLW0603  another thread of the parent may have held it
+    _alone = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def name_of(fn: Any) -> str:
@@ -73,7 +86,8 @@ def _node(code: types.CodeType) -> _Node | None:
     source = "".join(linecache.getlines(code.co_filename))
     if not source:
         return None
-    nodes, codes = _parsed(source, code.co_filename, code.co_flags & _FUTURE)
+    with _alone:  # the filters of warnings are the whole process's
+        nodes, codes = _parsed(source, code.co_filename, code.co_flags & _FUTURE)
     if code not in codes:
         return None
     found = [node for node in nodes if _is_of(node, code)]
@@ -87,10 +101,23 @@ def _parsed(source: str, name: str, flags: int) -> tuple[list[_Node], frozenset[
         warnings.simplefilter("ignore")  # the user had them when the file was imported
         try:
             whole = compile(source, name, "exec", flags, dont_inherit=True)
-            nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, _Node)]
+            nodes = [node for node in ast.walk(_syntax(source)) if isinstance(node, _Node)]
             return nodes, frozenset(_nested(whole))
         except (SyntaxError, ValueError, RecursionError):
             return [], frozenset()
+
+
+def _syntax(source: str) -> ast.Module:
+    """Return the syntax tree of a file.
+
+    CPython 3.11 counts how deep it is in all trees together, so a parse by another thread, or by
+    a finalizer that runs meanwhile, fails this one.
+    Source: https://github.com/python/cpython/issues/106905
+    """
+    for _ in range(_TRIES):
+        with contextlib.suppress(SystemError):
+            return ast.parse(source)
+    return ast.parse(source)
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -98,7 +98,7 @@ def test_a_value_that_was_keyed_can_be_left_out_from_now_on(shelf):
         ({"model": "0" * 32}, {"model": "1" * 32}, "eval() and train()"),
         ({"fn": first}, {"fn": last}, "a suffix= names the function"),
     ],
-    ids=str,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_other_parts_have_advice_of_their_own(shelf, stored, asked, line):
     """Of suffix, version, model and code it is said what would ask for the entry."""

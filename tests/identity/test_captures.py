@@ -688,7 +688,7 @@ def test_paths_never_hold_an_address():
         (np.add, {"function": "numpy.add"}),
         (np.mean, {"function": "numpy.mean"}),
     ],
-    ids=repr,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_builtins_go_by_their_names(fn, name):
     """A builtin, a type or a method of a builtin type goes by its name."""

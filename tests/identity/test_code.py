@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import gc
 import importlib.util
 import os
 import subprocess
 import sys
 import textwrap
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -442,6 +446,45 @@ def test_source_with_a_warning_is_read_in_silence(module):
     with pytest.warns((DeprecationWarning, SyntaxWarning)):
         loaded = module(source)
     assert digest_code(loaded.f) == digest_code(module("def f(x):\n    return '\\\\d', x\n").f)
+
+
+def test_whoever_parses_meanwhile_does_not_matter(module):
+    """A digest comes out the same where finalizers parse while the source is parsed."""
+    source = "def f():\n" + "".join(f"    x = [{n}, [{n}]]\n" for n in range(500))
+    disturbed = []
+
+    def disturb(_phase, _info):
+        parsing = sys._getframe(1).f_code.co_filename == ast.__file__
+        if parsing and len(disturbed) < 3:
+            disturbed.append(ast.parse("y = (1, 2)"))
+
+    gc.callbacks.append(disturb)
+    threshold = gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        found = digest_code(module(source).f)
+    finally:
+        gc.callbacks.remove(disturb)
+        gc.set_threshold(*threshold)
+    assert disturbed or sys.version_info >= (3, 12)  # from there on collections wait
+    assert found == digest_code(module(source).f)
+
+
+def test_threads_leave_the_filters_of_warnings_alone(module):
+    """However many threads read sources with warnings at once, the user's filters stay."""
+    lines = "".join(f"    x = {n}\n" for n in range(300))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        functions = [module(f"def f():\n{lines}    return '\\d', {n}\n").f for n in range(8)]
+    before = list(warnings.filters)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(len(functions)) as pool:
+            list(pool.map(digest_code, functions))
+    finally:
+        sys.setswitchinterval(interval)
+    assert warnings.filters == before
 
 
 def test_functions_within_functions_of_their_own_name_have_digests(module):

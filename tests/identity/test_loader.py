@@ -358,7 +358,9 @@ def test_unknowable_loaders_are_refused(build, message):
 
 
 @pytest.mark.parametrize(
-    "value", [None, 3, "abc", iter([]), {1: 2}, range(3), Unreadable()], ids=repr
+    "value",
+    [None, 3, "abc", iter([]), {1: 2}, range(3), Unreadable()],
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_what_is_no_loader_is_refused(value):
     """Anything that castore does not know as a loader is an OrderError that says what to pass."""

@@ -170,7 +170,7 @@ def test_the_name_of_a_function_is_for_messages():
         ({"dataset_id": ""}, "dataset_id is '': give a string"),
         ({"dataset_id": "x", "row_ids": 3}, "row_ids"),
     ],
-    ids=str,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_unsuitable_arguments_are_named(arguments, message):
     """An argument that cannot be used is a ConfigError that names it and says what to give."""
@@ -185,7 +185,7 @@ def test_unsuitable_arguments_are_named(arguments, message):
         ({"version": object()}, "version is a builtins.object"),
         ({"loader": [object()]}, "item 0"),
     ],
-    ids=str,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_values_without_a_rule_are_named(arguments, message):
     """A parameter, version or sample that cannot be encoded is a FingerprintError that names it."""

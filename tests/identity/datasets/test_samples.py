@@ -124,7 +124,7 @@ class Unreadable:
         3,
         Unreadable(),
     ],
-    ids=repr,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_what_is_no_list_of_integers_is_refused(values):
     """Indices that are anything else are refused, under the name they were given."""
