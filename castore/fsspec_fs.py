@@ -210,7 +210,7 @@ class CastoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         """
         values, key = self._file(self._strip_protocol(path))
         first, last, _ = slice(start, end).indices(values.size(key) or 0)
-        return bytes(values.read(key, first, max(first, last)) or b"")
+        return bytes(values.read(key, first, last) or b"")
 
     def cat(
         self, path: Any, recursive: bool = False, on_error: str = "raise", **options: Any

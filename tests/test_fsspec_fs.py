@@ -171,6 +171,7 @@ def test_the_root_lists_entries(fs, key, store):
         assert (info["name"], info["type"], info["size"]) == (key, "directory", 0)
         assert fs.isdir(root)
     store.put(np.arange(3.0), np.arange(3.0), "more", model=None)
+    assert fs.ls(f"castore:///{key}") == fs.ls(key)
     assert len(fs.ls("")) == 2, "listings are not remembered"
     assert len(fs.glob("*")) == 2
     (Path(store.url) / store.entry(key).manifest.name).write_bytes(b"{}")
@@ -247,7 +248,17 @@ def test_what_is_not_there_is_not_found(fs, key, store, path):
 # Reading
 
 
-SLICES = [(None, None), (0, 4), (5, None), (-8, None), (-8, -3), (None, -5), (3, 3), (9, 2)]
+SLICES = [
+    (None, None),
+    (0, 4),
+    (None, 0),
+    (5, None),
+    (-8, None),
+    (-8, -3),
+    (None, -5),
+    (3, 3),
+    (9, 2),
+]
 
 
 @pytest.mark.parametrize(("start", "end"), [*SLICES, (10**9, None), (-(10**9), 10**9)])
