@@ -82,9 +82,7 @@ def _version(
 
 
 @click.command("import", short_help="Make an entry of a folder of Zarr files.")
-@click.argument(
-    "folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path)
-)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--suffix", required=True, help="Names what this is.")
 @click.option(
     "--input",
