@@ -56,6 +56,9 @@ def test_import_makes_an_entry(run, store, folder):
     np.testing.assert_array_equal(store.entry(info.key).zarr()["a"][...], VALUES[[0, 1, 2, 2]])
     assert run("import", folder, "--suffix", "era").stdout == result.stdout
     assert len(list(store.entries())) == 1, "equal content is one entry"
+    zarr.open_group(folder, mode="r+")["g/n"][...] = 6
+    assert run("import", folder, "--suffix", "era").exit_code == 0
+    assert len(list(store.entries())) == 2, "other content is another"
 
 
 def test_import_prints_json(run, store, folder, tmp_path):
@@ -145,7 +148,8 @@ def test_what_is_no_hierarchy_is_refused(run, tmp_path, store, name):
 def test_export_writes_a_folder(run, key, folder, tmp_path):
     """`castore export` writes what was imported, byte for byte, and says so."""
     place = tmp_path / "out.zarr"
-    result = run("export", key[:8].upper(), place)
+    assert key[:30] != key[:30].upper()
+    result = run("export", key[:30].upper(), place)
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == f"exported {key} to {place} (2 arrays, 320.0 kB)\n"
     assert files(place) == files(folder)
