@@ -226,7 +226,7 @@ def test_info_tells_size_type_and_time(fs, key, store):
     assert fs.exists(file)
 
 
-@pytest.mark.parametrize("path", ["ffffffff", "", "{}/nothing", "{}/g/nothing", "{}/a/c/2/0/0"])
+@pytest.mark.parametrize("path", ["ffffffff", "", "{}/no", "{}/zarr", "{}/g/no", "{}/a/c/2/0/0"])
 def test_what_is_not_there_is_not_found(fs, key, store, path):
     """Unknown and ambiguous entries, unknown paths and chunks left out are FileNotFoundError."""
     if not path:  # all entries begin with one of 16 digits
