@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from castore.canonical import Json
 from castore.cli.quantities import count
+from castore.explain.comparing import inputs_of
 from castore.readable import last, readable
 
 __all__ = ["Line", "Lines", "sections"]
@@ -41,7 +42,8 @@ def sections(documents: Mapping[str, Any]) -> Iterator[tuple[str, Lines]]:
     entry, recorded = documents.get("entry", {}), documents.get("recorded", {})
     parts: list[tuple[str, Lines]] = [
         ("keyed: function", _function(documents.get("table", {}), recorded)),
-        ("keyed: inputs", [(n, _value(v)) for n, v in sorted(entry.get("inputs", {}).items())]),
+        ("keyed: inputs", [(n, _value(v)) for n, v in sorted(inputs_of(entry).items())]),
+        ("keyed: content", _content(entry.get("hierarchy", {}))),
         ("keyed: loader", list(_loader(entry.get("variant", {})))),
         *_samples(entry, documents.get("sources", [])),
         ("recorded, in no key", list(_recorded(recorded, documents.get("table", {})))),
@@ -64,6 +66,12 @@ def _function(table: Mapping[str, Any], recorded: Mapping[str, Any]) -> Lines:
     lines += _found(table)
     lines += [(f"numeric.{name}", _plain(v)) for name, v in table.get("numeric", {}).items()]
     return [*lines, *_others(table, "suffix", "version", "model", "params", "numeric")]
+
+
+def _content(hierarchy: Mapping[str, Any]) -> Lines:
+    """Return what a hierarchy goes by that was committed without inputs."""
+    digest = hierarchy.get("content")
+    return [("all files", f"by name and bytes, digest {_short(digest)}")] if digest else []
 
 
 def _models(model: Json, paths: list[str]) -> Lines:

@@ -15,25 +15,23 @@ from castore.cli.describe import describe, describe_json
 from castore.cli.fields import Record, entry_record, print_entries, record_json
 from castore.cli.output import print_json, print_lines
 from castore.cli.quantities import named, size
-from castore.cli.shared import FailedError, entries_of, existing, json_option, note, store_option
+from castore.cli.shared import (
+    FailedError,
+    entries_of,
+    existing,
+    json_option,
+    not_empty,
+    note,
+    store_option,
+)
 from castore.errors import NotFoundError
 from castore.store import Store
 
 __all__ = ["info", "rm"]
 
 
-def _named(
-    _context: click.Context, _parameter: click.Parameter, value: str | tuple[str, ...]
-) -> str | tuple[str, ...]:
-    """Refuse empty names: a variable that is not set would stand for any entry."""
-    if "" in ((value,) if isinstance(value, str) else value):
-        msg = "is empty; `castore ls` shows tables and keys"
-        raise click.BadParameter(msg)
-    return value
-
-
 @click.command(short_help="Tell all about an entry.")
-@click.argument("key", callback=_named)
+@click.argument("key", callback=not_empty)
 @store_option
 @json_option
 def info(key: str, url: str | None, as_json: bool) -> None:
@@ -55,13 +53,13 @@ def info(key: str, url: str | None, as_json: bool) -> None:
 
 
 @click.command(short_help="Delete entries.")
-@click.argument("keys", nargs=-1, metavar="[KEY]...", callback=_named)
+@click.argument("keys", nargs=-1, metavar="[KEY]...", callback=not_empty)
 @click.option(
     "--table",
     "tables",
     multiple=True,
     metavar="TABLE",
-    callback=_named,
+    callback=not_empty,
     help="All entries of a table: its suffix, or the first digits of its id.",
 )
 @store_option

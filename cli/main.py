@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from typing import Any
 
@@ -23,6 +24,8 @@ _MODULES = {
     "info": "entries",
     "explain": "explaining",
     "rm": "entries",
+    "export": "exchanging",
+    "import": "exchanging",
     "digests": "digests",
 }
 
@@ -37,7 +40,8 @@ class _Commands(click.Group):
         if cmd_name not in _MODULES:
             return None
         module = importlib.import_module(f"castore.cli.{_MODULES[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(module, name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -20,6 +20,7 @@ __all__ = [
     "entries_of",
     "existing",
     "json_option",
+    "not_empty",
     "note",
     "store_option",
 ]
@@ -51,6 +52,16 @@ class NoStoreError(FailedError):
     """There is no store at the place named."""
 
     exit_code = 10
+
+
+def not_empty(
+    _context: click.Context, _parameter: click.Parameter, value: str | tuple[str, ...]
+) -> str | tuple[str, ...]:
+    """Refuse empty names: a variable that is not set would stand for any entry."""
+    if "" in ((value,) if isinstance(value, str) else value):
+        msg = "is empty; `castore ls` shows tables and keys"
+        raise click.BadParameter(msg)
+    return value
 
 
 def note(message: str) -> None:

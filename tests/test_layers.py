@@ -15,7 +15,7 @@ FOLDERS = {"castore": "castore", "adapters": "castore.adapters", "cli": "castore
 # imports only from lines below its own, and neighbours on one line do not know each other.
 # A new module needs a place here: as low as its imports allow.
 LAYERS = (
-    ("castore.cli", "castore.adapters", "castore.testing"),
+    ("castore.cli", "castore.adapters", "castore.fsspec_fs", "castore.testing"),
     ("castore",),  # the public names
     ("castore.opening",),
     ("castore.store",),

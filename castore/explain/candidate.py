@@ -116,12 +116,15 @@ class Candidate:
         """Tell whether it has to do with what is asked for.
 
         Under another suffix the code must be the same, or, where it is not known, all else of the
-        function. Without a suffix other code must have been run over some of the rows.
+        function; a Zarr hierarchy is like no result then. Without a suffix other code must have
+        been run over some of the rows.
         """
         documents = self.entry.manifest.derivation
         before, after = code_of(documents), code_of(subject.documents)
         one, two = documents.get("table", {}), subject.documents.get("table", {})
         if one.get("suffix") != two.get("suffix"):
+            if any(found.path == "hierarchy" for found in self.differences):
+                return False
             return before == after if before and after else len(table_differences(one, two)) == 1
         if two.get("suffix") or before == after:
             return True

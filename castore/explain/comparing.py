@@ -9,7 +9,15 @@ from castore.canonical import Json, dumps
 from castore.explain.difference import NOTHING, Difference
 from castore.readable import readable
 
-__all__ = ["changed_code", "code_of", "differences", "recorded", "table_differences", "weight"]
+__all__ = [
+    "changed_code",
+    "code_of",
+    "differences",
+    "inputs_of",
+    "recorded",
+    "table_differences",
+    "weight",
+]
 
 #: Documents by path.
 _Parts: TypeAlias = Mapping[str, Json]
@@ -22,10 +30,11 @@ _STANDS_FOR = {
     "whole": "an array in place of a loader",
 }
 #: How far a part that differs takes two entries apart, where it is not 1.
-_WEIGHTS = {"rows": 0, "suffix": 100}
+_WEIGHTS = {"rows": 0, "suffix": 100, "hierarchy": 50}
 #: What code and objects are described by, under paths of their own.
 _FOUND = ("captured", "decoders", "functions")
 _NAMED = ("suffix", "version", "model")
+_NO_RESULT = "a Zarr hierarchy is no function's result"
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
@@ -39,10 +48,13 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Dif
         Derivations as manifests have them: ``table``, ``entry``, ``sources``.
     """
     one, two = before.get("entry", {}), after.get("entry", {})
+    hierarchies = list(_hierarchies(one.get("hierarchy"), two.get("hierarchy")))
+    if hierarchies:  # what else differs follows from that
+        return [*table_differences(before.get("table", {}), after.get("table", {})), *hierarchies]
     sources = list(_sources(before.get("sources", []), after.get("sources", [])))
     return [
         *table_differences(before.get("table", {}), after.get("table", {})),
-        *_compare("inputs.", one.get("inputs", {}), two.get("inputs", {})),
+        *_compare("inputs.", inputs_of(one), inputs_of(two)),
         *_variants(one.get("variant", {}), two.get("variant", {})),
         *sources,
         *_rows(one.get("rows", NOTHING), two.get("rows", NOTHING), others=bool(sources)),
@@ -74,6 +86,12 @@ def changed_code(before: Mapping[str, str], after: Mapping[str, str]) -> list[st
         Code digests by path, as ``recorded["functions"]`` of a derivation has them.
     """
     return sorted(p for p in before.keys() | after.keys() if before.get(p) != after.get(p))
+
+
+def inputs_of(entry: Mapping[str, Any]) -> Mapping[str, Json]:
+    """Return the inputs, by name, of the derivation of an entry: a result or a Zarr hierarchy."""
+    found: Mapping[str, Json] = entry.get("hierarchy", entry).get("inputs", {})
+    return found
 
 
 def code_of(documents: Mapping[str, Any]) -> Mapping[str, str]:
@@ -166,6 +184,22 @@ def _variants(before: _Parts, after: _Parts) -> Iterator[Difference]:
 
 def _is_found(document: Json) -> bool:
     return isinstance(document, dict) and bool(document) and document.keys() <= set(_FOUND)
+
+
+def _hierarchies(
+    before: Mapping[str, Json] | None, after: Mapping[str, Json] | None
+) -> Iterator[Difference]:
+    """Yield in what a Zarr hierarchy differs from a result, or from one that goes by other things.
+
+    Of two that go by their inputs nothing: those are compared one by one.
+    """
+    if before is None or after is None:
+        if before is not after:
+            yield Difference("hierarchy", before or NOTHING, after or NOTHING, _NO_RESULT)
+    elif before.keys() != after.keys():
+        yield Difference("hierarchy", dict(before), dict(after))
+    elif before.get("content") != after.get("content"):
+        yield Difference("content", before["content"], after["content"])
 
 
 def _sources(before: list[Json], after: list[Json]) -> Iterator[Difference]:

@@ -85,6 +85,8 @@ def _text(path: str, document: Json) -> str:
         return _UNSET[path]
     if path == "rows":
         return f"{document[0]:,}"
+    if path == "hierarchy":
+        return "by its content" if "content" in document else "by its inputs"
     if ".functions." in f".{path}":
         return f"code {document if document.startswith('as ') else brief(document)}"
     if layout.is_identity(document):

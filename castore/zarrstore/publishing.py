@@ -82,8 +82,8 @@ class Publishing:
         StoreError
             If the store cannot be written.
         """
-        writer = Writer(self.backend, function.table, function.derivation)
         found = look_over(folder)
+        writer = Writer(self.backend, function.table, function.derivation)
         with shown(progress, f"reading {folder.name}", len(found.chunks)) as update:
             payloads, digests = _payloads(found, writer.algorithm, frozen, update)
         content = "" if inputs is not None else _content(found, payloads, digests)

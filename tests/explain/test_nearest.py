@@ -12,6 +12,7 @@ from castore.blobs import layout
 from castore.canonical import seal
 from castore.explain.candidate import Subject
 from castore.explain.nearest import GLANCE, SEARCH, nearest
+from castore.table.keymap import KeyMap
 
 ROWS = np.arange(80.0).reshape(40, 2)
 
@@ -119,7 +120,7 @@ def test_damaged_documents_are_passed_over(shelf, damage):
         {"derivation": {}},
         {"derivation": {"table": 1}},
         {"derivation": {"entry": {"rows": 3}, "table": {"captured": 1}}},
-        {"metadata": {}},
+        {"keys": KeyMap()},
     ],
     ids=str,
 )
