@@ -24,7 +24,7 @@ def hierarchy(root):
     x = group.create_array(
         "x", data=X, chunks=(200, 250), compressors=None, dimension_names=("row", "column")
     )
-    group.create_array("deep/y", data=Y, chunks=(20, 20), shards=(400, 400))
+    group.create_array("deep/y", data=Y, chunks=(100, 100), shards=(400, 400))
     assert x.nchunks_initialized == 6
     return stage.commit("s").key
 
