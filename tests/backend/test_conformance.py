@@ -429,7 +429,8 @@ def test_what_is_taken_replaces(backend, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"new")
     backend.put(NAME, [b"old"])
-    assert backend.get(NAME) == (b"new" if backend.take(path, NAME) else b"old")
+    taken = backend.take(path, NAME)
+    assert backend.get(NAME) == (b"new" if taken else b"old")
 
 
 def test_a_taken_file_may_be_replaced(backend, tmp_path):

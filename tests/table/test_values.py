@@ -194,9 +194,9 @@ def test_threads_share_the_values(backend):
     found, wrong = values(backend), []
 
     def read(seed):
-        for start in np.random.default_rng(seed).integers(0, len(BIG), 50).tolist():
-            if found.read("x/c/0", start, start + 100_000) != BIG[start : start + 100_000]:
-                wrong.append(start)
+        starts = np.random.default_rng(seed).integers(0, len(BIG), 50).tolist()
+        ends = [(start, start + 100_000) for start in starts]
+        wrong.extend(end for end in ends if found.read("x/c/0", *end) != BIG[slice(*end)])
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
     for thread in threads:

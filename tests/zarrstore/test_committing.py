@@ -296,7 +296,7 @@ def test_a_read_only_store_has_no_stage(tmp_path):
 
 @pytest.mark.crash
 def test_a_killed_commit_leaves_old_or_new(tmp_path):
-    """Killed at the first and the last pass of every named point, a commit leaves the old entry or the new one."""
+    """Killed at any named point, first or last pass, a commit leaves the old entry or the new."""
     run = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, check=False
     )
