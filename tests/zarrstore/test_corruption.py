@@ -160,6 +160,25 @@ def test_every_way_to_read_raises(tmp_path, read, pipeline):
                 READS[read](group)
 
 
+@pytest.mark.parametrize("pipeline", ["BatchedCodecPipeline", "FusedCodecPipeline"])
+def test_a_damaged_part_of_a_large_shard_raises(tmp_path, pipeline):
+    """Behind an intact index damaged chunks raise castore's own error, and the others are read."""
+    if not hasattr(zarr.core.codec_pipeline, pipeline):
+        pytest.skip("a newer zarr has it")
+    data = np.arange(1_200_000.0).reshape(1200, 1000)
+    stage = castore.open(tmp_path).zarr_store()
+    zarr.create_array(stage, data=data, chunks=(100, 500), shards=data.shape, compressors=None)
+    key = stage.commit("s").key
+    (file,) = (tmp_path / "blobs").glob("*/*")
+    flip(file, 1000)
+    with zarr.config.set({"codec_pipeline.path": f"zarr.core.codec_pipeline.{pipeline}"}):
+        array = castore.open(tmp_path).entry(key).zarr()
+        assert np.array_equal(array[1100:], data[1100:])
+        for _ in range(2):
+            with pytest.raises(DamagedError):
+                array[:3, 100:700]
+
+
 def test_dask_raises(tmp_path):
     """A graph that needs damaged bytes raises when it is computed."""
     pytest.importorskip("dask.array")
