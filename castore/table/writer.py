@@ -108,10 +108,11 @@ class Writer:
         """
         put = functools.partial(blob.put, self.backend)
         large = {key: p for key, p in draft.payloads.items() if p.length > INLINE_ONE}
+        once = {payload.digest: payload for payload in large.values()}  # equal ones: one blob
         with self.backend.upload() as staged:
             (manifest, small), *puts = together(
                 lambda: self._stage(draft, header, staged, large),
-                *(functools.partial(put, payload) for payload in large.values()),
+                *(functools.partial(put, payload) for payload in once.values()),
             )
             stored = small + sum(written for _, written in puts)
             reach("commit.blobs-stored")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import NoReturn, Self
 
 from zarr.abc.store import ByteRequest, Store
@@ -110,6 +110,28 @@ class EntryStore(Store):
         """Return what `get` does, for several keys."""
         return [await self.get(key, prototype, wanted) for key, wanted in key_ranges]
 
+    async def get_ranges(
+        self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: BufferPrototype,
+        **_tuning: int,
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:  # fmt: skip
+        """Yield each range of what is at `key`, with its place among `byte_ranges`.
+
+        Nothing is gained by reading neighbours together: what is mapped is cut without a copy.
+
+        Raises
+        ------
+        DamagedError
+            As `get_sync` does, and not in a group as zarr's own would.
+        BaseExceptionGroup
+            Of a ``FileNotFoundError``, if there is nothing, as zarr has it.
+        """
+        for place, wanted in enumerate(byte_ranges):
+            found = await self.get(key, prototype, wanted)
+            if found is None:
+                msg = "no such key"
+                raise BaseExceptionGroup(msg, [FileNotFoundError(key)])
+            yield [(place, found)]
+
     async def exists(self, key: str) -> bool:
         """Tell whether there is something at `key`."""
         return key in self._values
@@ -159,6 +181,28 @@ class EntryStore(Store):
 
     async def delete(self, key: str) -> None:
         """Refuse to delete.
+
+        Raises
+        ------
+        ValueError
+            As Zarr's own stores do.
+        """
+        del key
+        self._check_writable()
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """Refuse to write; zarr reads in step only from stores that have this method.
+
+        Raises
+        ------
+        ValueError
+            As Zarr's own stores do.
+        """
+        del key, value
+        self._check_writable()
+
+    def delete_sync(self, key: str) -> None:
+        """Refuse to delete, as `set_sync` does.
 
         Raises
         ------

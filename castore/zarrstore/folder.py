@@ -64,11 +64,11 @@ class Folder:
     def size(self, key: str) -> int | None:
         """Return the length of what is at `key`, None if nothing is."""
         path = self.zarr / key
-        with SystemErrors("look at", path):
-            try:
-                return path.stat().st_size if is_key(key) and path.is_file() else None
-            except _ABSENT:
-                return None
+        with SystemErrors("look at", path), contextlib.suppress(*_ABSENT):
+            if is_key(key) and path.is_file():
+                return path.stat().st_size
+        self.check()
+        return None
 
     def put(self, key: str, data: Buffer, *, new: bool = False) -> None:
         """Write `data` at `key`; with `new`, only if nothing is there. One step, for all readers.
@@ -134,7 +134,6 @@ class Folder:
     def delete(self, key: str) -> None:
         """Remove what is at `key`; nothing there is no error."""
         if self.size(key) is None:
-            self.check()
             return
         path = self.zarr / key
         with SystemErrors("delete", path), contextlib.suppress(*_ABSENT):

@@ -30,13 +30,14 @@ class Stage(Store):
     stage (it can be pickled, and used after a fork), and by nobody who looks into the castore
     store, until `commit` makes all of it an entry in one step. A value is replaced in one step.
 
-    The folder goes when the stage it was made for is committed, discarded or no longer referred
-    to, and when its process ends; copies in other processes do not own it.
+    The values go when the stage is committed or discarded, when nobody refers any more to the
+    one that they were made for, and when its process ends; copies in other processes do not own
+    them. Whoever uses any of these stages then is told so.
 
     Parameters
     ----------
     folder : Path or str
-        Where the values are until then.
+        Where the values are until then; `own` makes it.
     destination : Publishing
         What publishes them.
     read_only : bool
@@ -56,7 +57,19 @@ class Stage(Store):
         self._begun = time.time_ns()
 
     def own(self) -> Self:
-        """Let the folder go when nobody refers to this stage any more; return it."""
+        """Make the folder, and let it go when nobody refers to this stage any more.
+
+        Returns
+        -------
+        Stage
+            This one.
+
+        Raises
+        ------
+        ReadOnlyError, BackendError
+            If there can be no folder.
+        """
+        self._folder.make()
         weakref.finalize(self, _remove, self._folder, os.getpid())
         return self
 
@@ -135,12 +148,8 @@ class Stage(Store):
         return type(self)(self._folder.place, self._destination, read_only=read_only)
 
     async def _open(self) -> None:
-        self._ensure_open_now()
+        self._folder.check()
         await super()._open()
-
-    def _ensure_open_now(self) -> None:
-        if not self._is_open and not self.read_only:
-            self._folder.make()
 
     def get_sync(
         self,
@@ -176,7 +185,6 @@ class Stage(Store):
         if not isinstance(value, Buffer):
             msg = f"Stage.set(): `value` must be a Buffer instance, not {type(value)}."  # type: ignore[unreachable]
             raise TypeError(msg)
-        self._ensure_open_now()
         self._folder.put(key, value.as_buffer_like(), new=new)
 
     async def get(

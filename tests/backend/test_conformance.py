@@ -410,3 +410,51 @@ def test_room_is_memory_of_ones_own(backend):
     room[:] = 7
     assert (room.dtype, room.shape, room.sum()) == (np.uint8, (1000,), 7000)
     assert listed(backend) == []
+
+
+def test_what_is_taken_is_an_object(backend, tmp_path):
+    """A file that is taken is the object, durable, and keeps its own name; else nothing is done."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 300_000)
+    for _ in range(2):  # again, as it may be after trouble
+        taken = backend.take(path, NAME)
+        assert taken is isinstance(backend, LocalBackend)
+        assert backend.get(NAME) == (b"x" * 300_000 if taken else None)
+        assert listed(backend) == ([NAME] if taken else [])
+        assert path.read_bytes() == b"x" * 300_000
+
+
+def test_what_is_taken_replaces(backend, tmp_path):
+    """A file that is taken under a name that there is stands in the place of what was there."""
+    path = tmp_path / "file"
+    path.write_bytes(b"new")
+    backend.put(NAME, [b"old"])
+    taken = backend.take(path, NAME)
+    assert backend.get(NAME) == (b"new" if taken else b"old")
+
+
+def test_a_taken_file_may_be_replaced(backend, tmp_path):
+    """Another file in its place, or none, leaves the object as it was."""
+    path = tmp_path / "file"
+    path.write_bytes(b"first")
+    if not backend.take(path, NAME):
+        backend.put(NAME, [b"first"])
+    (tmp_path / "other").write_bytes(b"second")
+    (tmp_path / "other").rename(path)
+    assert backend.get(NAME) == b"first"
+    path.unlink()
+    assert backend.get(NAME) == b"first"
+
+
+def test_a_workplace_is_a_new_place_of_ones_own(backend, tmp_path, monkeypatch):
+    """Each call gives another path, at which nothing is, and which is no object once it is made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    places = [backend.workplace() for _ in range(3)]
+    assert len(set(places)) == 3
+    for place in places:
+        assert not place.exists()
+        place.mkdir(parents=True)
+        (place / "file").write_bytes(b"data")
+        assert listed(backend) == []
+        assert backend.take(place / "file", NAME) is isinstance(backend, LocalBackend)
+        backend.delete([NAME])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -550,3 +551,33 @@ def test_much_room_is_a_nameless_file(tmp_path, monkeypatch):
         or str(tmp_path) not in Path("/proc/self/maps").read_text()
     )
     assert list((tmp_path / "store" / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP])
+def test_a_file_that_can_have_no_second_name_is_not_taken(tmp_path, monkeypatch, number):
+    """Where the system makes no link, as from another file system, the caller is told to copy."""
+    backend = LocalBackend(tmp_path / "store")
+    (tmp_path / "file").write_bytes(b"data")
+
+    def refuse(*_):
+        raise OSError(number, "no link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert not backend.take(tmp_path / "file", "name")
+    assert list(backend.list("")) == []
+    assert list((tmp_path / "store/tmp").iterdir()) == []
+
+
+def test_a_taken_file_is_not_copied(backend, tmp_path):
+    """A taken file and its object are one file of the system's, and nothing temporary is left."""
+    (tmp_path / "file").write_bytes(b"data")
+    assert backend.take(tmp_path / "file", "a/b")
+    assert backend.path("a/b").samefile(tmp_path / "file")
+    assert list((backend.path("tmp")).iterdir()) == []
+
+
+def test_a_file_that_is_not_there_is_a_castore_error(backend, tmp_path):
+    """Taking nothing raises, and makes nothing."""
+    with pytest.raises(BackendError, match="No such file"):
+        backend.take(tmp_path / "none", "a/b")
+    assert backend.get("a/b") is None
