@@ -21,8 +21,8 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
 
     All are run to their end; then the first error, in order, is raised.
     """
-    if len(calls) == 1:
-        return [calls[0]()]
+    if len(calls) <= 1:
+        return [call() for call in calls]
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(min(len(calls), _AT_ONCE), "castore") as pool:

@@ -132,13 +132,12 @@ class Writer:
         """
         draft.complete()
         inline = _inlined(draft.payloads)
-        stored = 0
+        blobs = {key: p for key, p in draft.payloads.items() if key not in inline}
+        small = {payload.digest: payload for key, payload in blobs.items() if key not in large}
+        puts = together(*(functools.partial(blob.put, self.backend, p) for p in small.values()))
         chunks: dict[str, Chunk] = dict(inline)
-        for key, payload in draft.payloads.items():
-            if key not in inline:
-                chunks[key] = BlobRef(payload.digest, 0, payload.length, payload.parts)
-                if key not in large:
-                    stored += blob.put(self.backend, payload)[1]
+        for key, payload in blobs.items():
+            chunks[key] = BlobRef(payload.digest, 0, payload.length, payload.parts)
         manifest, data, mapped = self._written(
             Manifest(
                 **header,
@@ -149,7 +148,7 @@ class Writer:
         )
         staged.write(data)
         staged.sync()
-        return manifest, stored + mapped
+        return manifest, mapped + sum(written for _, written in puts)
 
     def _written(self, manifest: Manifest, generation: int = 0) -> tuple[Manifest, bytes, int]:
         """Return `manifest` as it will stand, its bytes, and how many bytes of a map were put.

@@ -8,7 +8,8 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +72,8 @@ def look_over(folder: Path) -> Hierarchy:
         msg = f"{folder}: {old[0]} is of Zarr v2, which castore does not keep: convert it to v3"
         raise ResultError(msg)
     arrays = {path: node for path, node in nodes.items() if node["node_type"] == "array"}
-    absent = [key for path, node in arrays.items() for key in _absent(path, node, files)]
+    keys = list(files)
+    absent = [key for path, node in arrays.items() for key in _absent(path, node, keys, files)]
     return Hierarchy(nodes[""]["node_type"], metadata, files, tuple(absent))
 
 
@@ -148,8 +150,22 @@ def _hint(files: dict[str, Path]) -> str:
     return "; it is of Zarr v2: convert it first" if any(name in files for name in _OLD) else ""
 
 
-def _absent(path: str, node: dict[str, Any], files: dict[str, Path]) -> Sequence[str]:
-    """Return the chunks of an array that are not there: each, or all at once where many are."""
+def _absent(
+    path: str, node: dict[str, Any], keys: Sequence[str], files: Container[str]
+) -> Sequence[str]:
+    """Return the chunks of an array that are not there: each, or all at once where many are.
+
+    Parameters
+    ----------
+    path : str
+        Of the array.
+    node : dict
+        Its metadata.
+    keys : sequence of str
+        The keys of all files, sorted.
+    files : container of str
+        The same.
+    """
     folder = f"{path}/" if path else ""
     try:
         encoding = node["chunk_key_encoding"]
@@ -163,7 +179,7 @@ def _absent(path: str, node: dict[str, Any], files: dict[str, Path]) -> Sequence
     prefix = f"{folder}c{separator}" if regular and default and extents else folder
     if not regular:
         return [folder or "/"]
-    present = sum(key.startswith(prefix) for key in files)
+    present = bisect_left(keys, prefix + "\U0010ffff") - bisect_left(keys, prefix)
     if math.prod(extents) - present > _NAMED:
         return [prefix if prefix.endswith("/") else folder or "/"]
     if not extents:
