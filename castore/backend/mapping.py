@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["is_safe", "open_private", "open_whole", "private", "read", "shared"]
+__all__ = ["is_mapped", "is_safe", "open_private", "open_whole", "private", "read", "shared"]
 
 #: Python names it from 3.13 on; the value is that of asm-generic/mman-common.h.
 _NORESERVE = 0x4000 if sys.platform.startswith("linux") else 0
@@ -112,6 +112,11 @@ def private(descriptor: int, length: int) -> NDArray[np.uint8]:
     flags = mmap.MAP_PRIVATE | _NORESERVE
     mapped = mmap.mmap(descriptor, length, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     return np.frombuffer(mapped, np.uint8)
+
+
+def is_mapped(data: NDArray[np.uint8]) -> bool:
+    """Tell whether bytes that were opened lie in a mapping, and take no memory of their own."""
+    return isinstance(getattr(data.base, "obj", None), mmap.mmap)
 
 
 def shared(descriptor: int, length: int) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from castore.backend import mapping
 from castore.blobs import blob, parts
 from castore.blobs.blob import BlobRef
 from castore.errors import DamagedError
@@ -18,6 +19,8 @@ __all__ = ["Values"]
 
 #: Blobs kept open. A process may have some 65,000 mappings in all.
 _OPEN = 1024
+#: Those kept that are copies of more than so many bytes, and take memory.
+_COPIES, _LARGE = 16, 256 << 10
 #: Names that Zarr readers look for anywhere, though no entry has them.
 _NO_CHUNKS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
@@ -38,6 +41,7 @@ class Values:
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self._open: dict[BlobRef, _Opened] = {}
+        self._copies: dict[BlobRef, _Opened] = {}
 
     def __getstate__(self) -> Entry:
         """Return the entry: what is open stays here."""
@@ -100,7 +104,7 @@ class Values:
         chunk = self.entry.manifest.keys.chunks.get(key)
         if not isinstance(chunk, BlobRef):
             return True
-        opened = self._open.get(chunk)
+        opened = self._open.get(chunk) or self._copies.get(chunk)
         return opened is not None and opened.is_checked(
             start, chunk.length if stop is None else stop
         )
@@ -137,12 +141,13 @@ class Values:
         return "" in self.arrays
 
     def _opened(self, ref: BlobRef) -> _Opened:
-        found = self._open.get(ref)
+        found = self._open.get(ref) or self._copies.get(ref)
         if found is None:
             found = _Opened(self.entry, ref)
-            for old in list(self._open)[: max(0, len(self._open) + 1 - _OPEN)]:
-                self._open.pop(old, None)  # the oldest; other threads may be here too
-            self._open[ref] = found
+            kept, most = (self._copies, _COPIES) if found.is_large_copy else (self._open, _OPEN)
+            for old in list(kept)[: max(0, len(kept) + 1 - most)]:
+                kept.pop(old, None)  # the oldest; other threads may be here too
+            kept[ref] = found
         return found
 
 
@@ -155,6 +160,11 @@ class _Opened:
         self._data: NDArray[np.uint8] = blob.map_blob(entry.backend, ref, copy=entry.copy)
         self._step = parts.PART_NBYTES if ref.parts else max(1, ref.length)
         self._left = set(range(-(-ref.length // self._step)))
+
+    @property
+    def is_large_copy(self) -> bool:
+        """Whether it takes much memory."""
+        return len(self._data) > _LARGE and not mapping.is_mapped(self._data)
 
     def read(self, start: int, stop: int) -> memoryview:
         """Return bytes, checked."""

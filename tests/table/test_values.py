@@ -174,10 +174,24 @@ def test_verifying_always_opens_copies(tmp_path):
 def test_few_blobs_stay_open(backend, monkeypatch):
     """Of many blobs only the newest stay open, and all of them read right."""
     monkeypatch.setattr(module, "_OPEN", 1)
+    monkeypatch.setattr(module, "_COPIES", 1)
     found = values(backend)
     views = [(key, found.read(key)) for _ in range(2) for key in DATA]
     assert all(view == DATA[key] for key, view in views)
-    assert len(found._open) == 1
+    assert len(found._open) + len(found._copies) <= 2
+
+
+def test_few_large_copies_stay_in_memory(tmp_path, monkeypatch):
+    """Where blobs are read and not mapped, the newest large ones are kept, and all are right."""
+    monkeypatch.setattr(module, "_COPIES", 1)
+    monkeypatch.setattr(module, "_LARGE", 100)
+    backend = LocalBackend(tmp_path)
+    publish(backend)
+    found, mapped = values(backend, copy=True), values(backend)
+    for _ in range(2):
+        assert all(found.read(key) == mapped.read(key) == DATA[key] for key in DATA)
+    assert len(found._copies) == 1
+    assert BIG not in [opened._data.tobytes() for opened in mapped._copies.values()]
 
 
 def test_a_copy_begins_anew(backend):
