@@ -35,6 +35,7 @@ def test_quick_run_leaves_figures_and_a_picture(tmp_path: Path) -> None:
         "captures",
         "imports",
         "streaming",
+        "zarr",
     ]
     for section in found["sections"]:
         rows = [row for group in section["groups"] for row in group["rows"]]
