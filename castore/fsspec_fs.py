@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeAlias
@@ -58,6 +58,8 @@ class CastoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
     ----------
     store : str or path, optional
         What `castore.open` takes as `url`, with the same default. It is opened read-only.
+    store_options : mapping, optional
+        What `castore.open` takes as `storage_options`.
     **options
         What fsspec gives to all file systems.
 
@@ -70,10 +72,13 @@ class CastoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
     protocol = "castore"
     cachable = False
 
-    def __init__(self, store: str | os.PathLike[str] | None = None, **options: Any) -> None:
+    def __init__(
+        self, store: str | os.PathLike[str] | None = None,
+        store_options: Mapping[str, Any] | None = None, **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**options)
-        self.url = opening.open(store, mode="ro").url
-        self._backend = open_backend(self.url)
+        self.url = opening.open(store, mode="ro", storage_options=store_options).url
+        self._backend = open_backend(self.url, store_options)
         self._found: dict[str, _Found] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -32,7 +32,9 @@ _CODE = ("warn", "miss", "raise")
 _IDENTITY = ("content", "stat")
 _ON_ERROR = ("raise", "compute")
 _VERIFY = ("mapped", "always")
-_OPTIONS = ("url", "mode", "on_error", "on_code_change", "identity", "verify")
+_OPTIONS = (
+    "url", "mode", "on_error", "on_code_change", "identity", "verify", "_storage_options",
+)  # fmt: skip
 
 
 class Holdings:
@@ -42,8 +44,9 @@ class Holdings:
     castore_infrastructure = True
 
     def __init__(
-        self, url: str, *, mode: str, on_error: str, on_code_change: str, identity: str, verify: str
-    ) -> None:
+        self, url: str, *, mode: str, on_error: str, on_code_change: str, identity: str,
+        verify: str, storage_options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         for name, value, known in (
             ("mode", mode, config.MODES),
             ("on_error", on_error, _ON_ERROR),
@@ -60,23 +63,24 @@ class Holdings:
         self.on_code_change = on_code_change
         self.identity = identity
         self.verify = verify
+        self._storage_options = dict(storage_options or {})
         self._inherited = False
         self._start()
 
     def _start(self) -> None:
         self._recorder = tally.recorder(self.url)
-        self._backend: Backend = open_backend(self.url)
+        self._backend: Backend = open_backend(self.url, self._storage_options)
 
     def __repr__(self) -> str:
         """Return how the store was opened."""
         return f"castore.open({self.url!r}, mode={self.mode!r}, on_error={self.on_error!r})"
 
-    def __getstate__(self) -> dict[str, str | bool]:
+    def __getstate__(self) -> dict[str, Any]:
         """Return URL and options, and whether a computation is under way here."""
         options = {name: getattr(self, name) for name in _OPTIONS}
         return {**options, "_inherited": self._inherited or holding()}
 
-    def __setstate__(self, state: dict[str, str | bool]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         """Open the same place, with counters of its own."""
         vars(self).update(state)
         self._start()

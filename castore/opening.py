@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from castore import config
 from castore.backend.open import normalise
@@ -20,6 +21,7 @@ def open(  # noqa: A001  castore.open, as the builtin opens files
     on_code_change: Literal["warn", "miss", "raise"] = "warn",
     identity: Literal["content", "stat"] = "content",
     verify: Literal["mapped", "always"] = "mapped",
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Store:
     """Open a store; it is made when something is first stored in it.
 
@@ -28,8 +30,8 @@ def open(  # noqa: A001  castore.open, as the builtin opens files
     Parameters
     ----------
     url : str or path, optional
-        A folder, ``file:///folder`` or ``memory://name``. By default ``$CASTORE_URL``, then
-        ``url`` of ``castore.toml``, then the user's cache folder.
+        A folder, ``file:///folder``, ``memory://name`` or ``s3://bucket/prefix``. By default
+        ``$CASTORE_URL``, then ``url`` of ``castore.toml``, then the user's cache folder.
     mode : {"rw", "ro", "off", "refresh"}, optional
         ``rw`` reads and writes; ``ro`` never writes; ``off`` always computes and touches
         nothing; ``refresh`` always computes and replaces. By default ``$CASTORE_MODE``, then
@@ -50,6 +52,10 @@ def open(  # noqa: A001  castore.open, as the builtin opens files
     verify : {"mapped", "always"}
         ``mapped`` checks every byte of a mapping once, then hands the mapping out: a disk that
         fails later is beyond it. ``always`` reads a copy into memory and checks that.
+    storage_options : mapping, optional
+        How to reach a bucket: options of ``s3fs.S3FileSystem``, such as ``key``, ``secret``,
+        ``profile``, ``anon`` and ``client_kwargs={"endpoint_url": ...}``. By default credentials
+        and endpoint are found as the AWS tools find them.
 
     Raises
     ------
@@ -64,10 +70,16 @@ def open(  # noqa: A001  castore.open, as the builtin opens files
         on_code_change=on_code_change,
         identity=identity,
         verify=verify,
+        storage_options=storage_options,
     )
 
 
-def init(url: str | os.PathLike[str] | None = None, *, digest: str | None = None) -> Store:
+def init(
+    url: str | os.PathLike[str] | None = None,
+    *,
+    digest: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Store:
     """Make a store and choose the digest that names its blobs; return it opened.
 
     Parameters
@@ -77,6 +89,8 @@ def init(url: str | os.PathLike[str] | None = None, *, digest: str | None = None
     digest : {"xxh3-128", "sha256", "blake3"}, optional
         ``xxh3-128`` (the default) finds every accident at the speed of memory. The others also
         stand against somebody who swaps blobs on purpose, and are ten to twenty times slower.
+    storage_options : mapping, optional
+        As for `open`.
 
     Raises
     ------
@@ -85,7 +99,7 @@ def init(url: str | os.PathLike[str] | None = None, *, digest: str | None = None
     ReadOnlyError, BackendError
         If the place cannot be written.
     """
-    store = open(url)
+    store = open(url, storage_options=storage_options)
     store.init(digest)
     return store
 

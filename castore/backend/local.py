@@ -64,6 +64,10 @@ class LocalBackend:
         self._writable = False
         self._settled: set[Path] = set()
 
+    def __reduce__(self) -> tuple[type[LocalBackend], tuple[Path]]:
+        """Return how to open the same folder: what was seen here says nothing elsewhere."""
+        return LocalBackend, (self._root,)
+
     def get(self, name: str) -> bytes | None:
         """Return the bytes of `name`, or None if there is no such object."""
         path = self._prefix + name

@@ -38,6 +38,10 @@ class MemoryBackend:
         with self._lock:
             self._objects = self._places.setdefault(name, {})
 
+    def __reduce__(self) -> tuple[type[MemoryBackend], tuple[str]]:
+        """Return how to open the same place."""
+        return MemoryBackend, (self.url.removeprefix("memory://"),)
+
     def get(self, name: str) -> bytes | None:
         """Return the bytes of `name`, or None if there is no such object."""
         found = self._objects.get(name)

@@ -10,7 +10,6 @@ from typing import Any
 
 from castore import tally
 from castore.backend.base import Backend
-from castore.backend.open import open_backend
 from castore.blobs.blob import Payload
 from castore.canonical import dumps, identify
 from castore.digest import hexdigest
@@ -48,7 +47,7 @@ class Publishing:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return how to open the same place."""
-        return _opened, (self.backend.url,)
+        return _opened, (self.backend,)
 
     def publish(
         self, folder: Path, function: Function, inputs: Mapping[str, Any] | None, *,
@@ -108,8 +107,8 @@ class Publishing:
         return commit.entry
 
 
-def _opened(url: str) -> Publishing:
-    return Publishing(open_backend(url), tally.recorder(url))
+def _opened(backend: Backend) -> Publishing:
+    return Publishing(backend, tally.recorder(backend.url))
 
 
 def _payloads(
