@@ -143,7 +143,11 @@ class Delete(Protocol):
     """Remove objects."""
 
     def delete(self, names: Iterable[str], *, durable: bool = True) -> int:
-        """Remove `names`, in order; return how many were there. A missing one is no error."""
+        """Remove `names`, in order; a missing one is no error.
+
+        Returns how many were there; far away, where that would cost requests, how many names
+        were given.
+        """
 
 
 class Now(Protocol):

@@ -100,8 +100,8 @@ class S3Client:
             if outcome_of(error) is Outcome.ABSENT:
                 return None
             raise self._trouble(error, "s3:GetObject", name) from error
-        tag = (found["ETag"], found["LastModified"].timestamp())
-        return ObjectInfo(name, found["ContentLength"], tag[1], tag)
+        modified = found["LastModified"].timestamp()
+        return ObjectInfo(name, found["ContentLength"], modified, found["ETag"])
 
     def put(self, name: str, body: bytes) -> None:
         """Write an object, replacing what is there. One PUT, or a multipart upload of much."""
@@ -157,8 +157,8 @@ class S3Client:
                 raise self._trouble(error, "s3:ListBucket", prefix) from error
             for found in page.get("Contents", ()):
                 name = found["Key"][len(self.prefix) :]
-                tag = (found["ETag"], found["LastModified"].timestamp())
-                yield ObjectInfo(name, found["Size"], tag[1], tag)
+                modified = found["LastModified"].timestamp()
+                yield ObjectInfo(name, found["Size"], modified, found["ETag"])
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}

@@ -1,0 +1,1 @@
+"""Suites that anything that takes part in a store has to pass."""
