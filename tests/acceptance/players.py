@@ -395,6 +395,7 @@ def _main(address, *imports):
     for _ in sys.stdin:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may inherit none
             sys.stdin.close()
             _play(address)
             os._exit(0)
