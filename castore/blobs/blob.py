@@ -123,6 +123,9 @@ class Streamed:
         return self._upload.contents(self.length).tobytes()
 
 
+#: To look whether so many bytes are there takes as long as to send them again.
+_WORTH_A_LOOK = 8 << 20
+
 # Changed by single operations only, so a fork can never find it locked.
 _distrusted: set[tuple[str, str]] = set()
 
@@ -141,11 +144,12 @@ def put(backend: Backend, payload: Payload, generation: int = 0) -> tuple[BlobRe
     The checks of its parts are not asked for: they can wait until the bytes are on their way.
     """
     ref = BlobRef(payload.digest, generation, payload.length)
-    seen = backend.stat(ref.name)
     identity = (backend.url, ref.name)
-    if seen is not None and seen.size == ref.length and identity not in _distrusted:
-        backend.settle(ref.name)
-        return ref, 0
+    if identity not in _distrusted and (backend.near or ref.length > _WORTH_A_LOOK):
+        seen = backend.stat(ref.name)
+        if seen is not None and seen.size == ref.length:
+            backend.settle(ref.name)
+            return ref, 0
     payload.store(backend, ref.name)
     _distrusted.discard(identity)
     return ref, ref.length

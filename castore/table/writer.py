@@ -42,6 +42,8 @@ __all__ = ["Commit", "Writer", "initialise", "origin", "read_format"]
 
 _log = logging.getLogger("castore")
 
+#: The digests of far stores whose documents were seen by this process: to look costs requests.
+_begun: dict[tuple[str, str], str] = {}
 #: How often a commit meets a condemned name before it gives up.
 _RESCUES = 16
 
@@ -85,13 +87,10 @@ class Writer:
     """
 
     def __init__(self, backend: Backend, table: str, derivation: Json) -> None:
-        backend.check_writable()
-        self.algorithm = initialise(backend)
         self.backend = backend
-        name = layout.table(table)
-        if backend.stat(name) is None:
-            document = {"derivation": derivation, "format": FORMAT, "table": table}
-            backend.create(name, [seal(document)])
+        self.algorithm = _begun.get((backend.url, table)) or _begin(backend, table, derivation)
+        if not backend.near:
+            _begun[backend.url, table] = self.algorithm
         reach("commit.begun")
 
     def publish(self, draft: Draft, header: Mapping[str, Json], *, force: bool = False) -> Commit:
@@ -236,6 +235,17 @@ class Writer:
             f"look at {layout.tombstones(standing.blobs[0].digest)}"
         )
         raise BackendError(msg)
+
+
+def _begin(backend: Backend, table: str, derivation: Json) -> str:
+    """Make store and table unless they are there; return what names the blobs."""
+    backend.check_writable()
+    algorithm = initialise(backend)
+    name = layout.table(table)
+    if backend.stat(name) is None:
+        document = {"derivation": derivation, "format": FORMAT, "table": table}
+        backend.create(name, [seal(document)])
+    return algorithm
 
 
 def _inlined(payloads: Mapping[str, Payload]) -> dict[str, bytes]:
