@@ -14,7 +14,7 @@ import email.utils
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from castore.backend.base import ObjectInfo
 from castore.backend.remote_trouble import Outcome, answer_of, outcome_of, trouble
@@ -37,6 +37,13 @@ _CONFIG = {
     "max_pool_connections": 32,
     "retries": {"mode": "standard", "total_max_attempts": 4},
 }
+
+
+class _Piece(NamedTuple):
+    """Some bytes of an object, and how many it has in all."""
+
+    data: bytes
+    total: int
 
 
 class S3Client:
@@ -62,24 +69,28 @@ class S3Client:
     def get(self, name: str) -> bytes | None:
         """Return the whole object, or None if there is none. One GET."""
         found = self._read(name, [None])
-        return None if found is None else found[0]
+        return None if found is None else found[0].data
 
     def get_ranges(self, name: str, length: int) -> list[bytes] | None:
-        """Return the object in pieces, read in parallel; None if there is none, or it is shorter.
+        """Return the object in pieces, read in parallel; None if it has not this length.
 
         One GET a piece of 8 MiB.
         """
-        ends = [*range(_RANGE, length, _RANGE), length]
-        return self._read(name, [(max(0, (end - 1) // _RANGE * _RANGE), end) for end in ends])
+        first = self._read(name, [(0, min(_RANGE, length))])
+        if first is None or first[0].total != length:
+            return None
+        starts = range(_RANGE, length, _RANGE)
+        rest = self._read(name, [(start, min(length, start + _RANGE)) for start in starts])
+        return None if rest is None else [piece.data for piece in (*first, *rest)]
 
-    def _read(self, name: str, ranges: Sequence[tuple[int, int] | None]) -> list[bytes] | None:
+    def _read(self, name: str, ranges: Sequence[tuple[int, int] | None]) -> list[_Piece] | None:
         """Return half-open ranges of an object, or all of it; None if it is not there or ends."""
         from fsspec.asyn import sync
 
         for attempt in range(_READS):
             try:
                 files = self._files()
-                found: list[bytes] = sync(
+                found: list[_Piece] = sync(
                     files.loop, _fetch, files, self.bucket, self._key(name), ranges
                 )
             except Exception as error:
@@ -221,17 +232,18 @@ class S3Client:
 
 async def _fetch(
     files: Any, bucket: str, key: str, ranges: Sequence[tuple[int, int] | None]
-) -> list[bytes]:
+) -> list[_Piece]:
     """Read ranges, some at once, in the event loop of `files`."""
     free = asyncio.Semaphore(_AT_ONCE)
 
-    async def fetch(wanted: tuple[int, int] | None) -> bytes:
+    async def fetch(wanted: tuple[int, int] | None) -> _Piece:
         limits = {} if wanted is None else {"Range": f"bytes={wanted[0]}-{wanted[1] - 1}"}
         async with free:
             answer = await files._call_s3("get_object", Bucket=bucket, Key=key, **limits)  # noqa: SLF001  what `call_s3` runs
             async with answer["Body"] as body:
-                found: bytes = await body.read()
-                return found
+                data: bytes = await body.read()
+            total = answer.get("ContentRange", "").rpartition("/")[2]
+            return _Piece(data, int(total) if total.isdecimal() else len(data))
 
     return list(await asyncio.gather(*map(fetch, ranges)))
 
