@@ -19,7 +19,7 @@ TYPES := build/types/castore
 .PHONY: help demo test test-core test-s3 coverage check bench docs types clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/.ready ## compute real features once, find them again from another process, plot it
 	.venv/bin/python demo/run.py $(ARGS)
@@ -32,7 +32,7 @@ test-core: .venv-core/.ready ## run the tests without torch, on the newest Pytho
 
 test-s3: .venv/.ready ## run the tests that want a real S3 server, which is fetched from Debian once
 	@if [ "$(DISTRIBUTION)" = debian ]; then \
-	  tests/s3/start-s3 install >/dev/null && .venv/bin/python -m pytest -m s3 tests $(ARGS); \
+	  tests/s3/start-s3 install >/dev/null && .venv/bin/python -m pytest -m s3 tests/s3 $(ARGS); \
 	else \
 	  echo "Skipped: the S3 server is made of Debian's packages, and this is not Debian but: $(DISTRIBUTION)"; \
 	fi
