@@ -11,13 +11,15 @@ PYTHON_CORE ?= $(shell \
     $$python -c 'import sys, ensurepip; v = sys.version_info; v[3] == "final" and print("%d.%d.%d" % v[:3], sys.executable)'; \
   done 2>/dev/null | sort -V | tail -n 1 | cut -d' ' -f2-)
 
+DISTRIBUTION := $(shell . /etc/os-release 2>/dev/null && echo $$ID || uname -s)
+
 INSTALL := -m pip install --quiet --disable-pip-version-check
 TYPES := build/types/castore
 
-.PHONY: help demo test test-core coverage check bench docs types clean
+.PHONY: help demo test test-core test-s3 coverage check bench docs types clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/.ready ## compute real features once, find them again from another process, plot it
 	.venv/bin/python demo/run.py $(ARGS)
@@ -27,6 +29,13 @@ test: .venv/.ready ## run all tests (ARGS='-k store -x' goes to pytest)
 
 test-core: .venv-core/.ready ## run the tests without torch, on the newest Python found
 	.venv-core/bin/python -m pytest -m "not slow" $(ARGS)
+
+test-s3: .venv/.ready ## run the tests that want a real S3 server, which is fetched from Debian once
+	@if [ "$(DISTRIBUTION)" = debian ]; then \
+	  tests/s3/start-s3 install >/dev/null && .venv/bin/python -m pytest -m s3 tests/s3 $(ARGS); \
+	else \
+	  echo "Skipped: the S3 server is made of Debian's packages, and this is not Debian but: $(DISTRIBUTION)"; \
+	fi
 
 coverage: .venv/.ready ## run all tests and name the branches that none takes
 	.venv/bin/python -m pytest --cov --cov-report=term-missing $(ARGS)
@@ -58,7 +67,7 @@ types:
 	  echo "Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Setting up .venv: torch and the tools, once; some minutes on a slow line."
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(INSTALL) -c constraints/test.txt -e '.[bench,check,libraries,test,torch]' torchvision
+	.venv/bin/python $(INSTALL) -c constraints/test.txt -e '.[bench,check,libraries,s3,test,test-s3,torch]' torchvision
 	@touch $@
 
 .venv/.docs: .venv/.ready
