@@ -18,6 +18,8 @@ from castore.errors import ConfigError, StoreURLError
 
 __all__ = ["normalise", "open_backend"]
 
+#: As S3 has them, and older servers.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
@@ -63,8 +65,12 @@ def normalise(url: object) -> str:
 def _bucket(rest: str, text: str) -> str:
     """Return an S3 URL without empty parts."""
     parts = rest.strip("/").split("/")
-    if not all(part.strip(".") for part in parts) or set("?#") & set(rest):
-        msg = f"{text!r} is no store URL: give s3://bucket or s3://bucket/folder"
+    odd = not all(part.strip(".") for part in parts) or set("?#") & set(rest)
+    if odd or not _BUCKET.fullmatch(parts[0]):
+        msg = (
+            f"{text!r} is no store URL: give s3://bucket/folder, a folder, file:///folder or "
+            "memory://name"
+        )
         raise StoreURLError(msg)
     return "s3://" + "/".join(parts)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from castore.backend.local import LocalBackend
 from castore.backend.memory import MemoryBackend
 from castore.backend.open import normalise, open_backend
-from castore.errors import CastoreError, StoreURLError
+from castore.errors import CastoreError, ConfigError, StoreURLError
 
 
 @pytest.fixture
@@ -75,7 +75,8 @@ def test_normalising_twice_changes_nothing(url):
     "url",
     [
         *("", None, 5, b"bytes", ["list"], object()),
-        *("s3://bucket/store", "http://host/x", "gs://b", "hf://datasets/x", "fiel:///data"),
+        *("s3://", "s3://b", "s3://bucket/a/../b", "s3://bucket/a//b", "s3://bucket/a?b"),
+        *("http://host/x", "gs://b", "hf://datasets/x", "fiel:///data"),
         *("file://", "file://host/data", "file://data"),
         *("s3://[bucket", "file://["),
     ],
@@ -92,6 +93,26 @@ def test_parts_of_a_url_are_not_lost(url):
     """A URL with a part that would be dropped, or that no file can have, is refused."""
     with pytest.raises(StoreURLError):
         normalise(url)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a/b", "S3://bucket/a/b/"])
+def test_buckets_have_one_spelling(url):
+    """Slashes at the ends of a path in a bucket, and capitals in the scheme, are nothing."""
+    assert normalise(url) == "s3://bucket/a/b"
+
+
+def test_buckets_are_opened_when_used():
+    """Opening a bucket makes no request, and needs s3fs."""
+    pytest.importorskip("s3fs")
+    backend = open_backend("s3://no-such-bucket/store", {"anon": True})
+    assert (backend.url, backend.near) == ("s3://no-such-bucket/store", False)
+
+
+def test_options_of_a_bucket_are_for_buckets(tmp_path):
+    """How to reach a bucket is refused where there is none, and named."""
+    for url in (str(tmp_path), "memory://name"):
+        with pytest.raises(ConfigError, match="storage_options= says how to reach a bucket"):
+            open_backend(url, {"key": "x"})
 
 
 @pytest.mark.parametrize("url", ["MEMORY://name", "Memory://name"])
