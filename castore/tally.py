@@ -66,6 +66,8 @@ ON CONFLICT (url, name) DO UPDATE SET amount = amount + excluded.amount
 #: how many processes added any.
 _SINCE, _PROCESSES = "since", "processes"
 
+#: What tells a file from another one of its name.
+_Which: TypeAlias = tuple[int, int] | None
 #: By (URL, counter).
 _Counts: TypeAlias = Counter[tuple[str, str]]
 
@@ -301,7 +303,7 @@ def _transact(place: Path, work: Callable[[sqlite3.Connection], _T], wait: float
 def _attempt(place: Path, work: Callable[[sqlite3.Connection], _T], wait: float) -> _T:
     import sqlite3
 
-    seen = _inode(place)
+    seen = _which(place)
     connection = sqlite3.connect(place, timeout=wait, isolation_level=None)
     with contextlib.closing(connection):
         try:
@@ -326,20 +328,22 @@ def _tells_damage(error: sqlite3.DatabaseError) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes  # the rest says more exactly
 
 
-def _discard(place: Path, inode: int | None) -> None:
-    """Remove the file, unless another process did and began anew: then it is another inode."""
+def _discard(place: Path, seen: _Which) -> None:
+    """Remove the file, unless another process did and began anew: then it is another one."""
     folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)  # between looking and removing nobody else removes
-        if _inode(place) == inode:
+        if _which(place) == seen:
             Path(f"{place}-journal").unlink(missing_ok=True)  # it would be played back
             place.unlink(missing_ok=True)
     finally:
         os.close(folder)
 
 
-def _inode(place: Path) -> int | None:
+def _which(place: Path) -> _Which:
+    """Tell files apart that had this name: an inode alone is given out again at once."""
     try:
-        return place.stat().st_ino
+        found = place.stat()
     except FileNotFoundError:
         return None
+    return found.st_ino, found.st_ctime_ns

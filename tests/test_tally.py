@@ -436,6 +436,21 @@ def test_a_file_begun_anew_is_left_alone():
         assert tally.forget(URL).stats == Stats(hits=6)
 
 
+def test_a_file_begun_anew_with_the_same_inode_is_left_alone():
+    """Who saw damage does not throw away a new file that was given the inode of the old one."""
+    place = tally.path()
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"no database")
+    seen = tally._which(place)
+    while tally._which(place)[1] == seen[1]:  # the file system's clock ticks coarsely
+        place.unlink()
+        place.write_bytes(b"new")
+    tally._discard(place, seen)
+    assert place.read_bytes() == b"new"
+    tally._discard(place, tally._which(place))
+    assert not place.exists()
+
+
 def test_nothing_is_summed_on_a_network_file_system(monkeypatch):
     """Where the state folder is on a network file system no file is made, and one is told why."""
     kind = mapping._file_system(tally.path().parent)
