@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -303,21 +303,49 @@ def _transact(place: Path, work: Callable[[sqlite3.Connection], _T], wait: float
 def _attempt(place: Path, work: Callable[[sqlite3.Connection], _T], wait: float) -> _T:
     import sqlite3
 
-    seen = _which(place)
-    connection = sqlite3.connect(place, timeout=wait, isolation_level=None)
-    with contextlib.closing(connection):
+    with _held(place.parent, fcntl.LOCK_SH, wait):
+        seen = _which(place)
         try:
-            connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(_SCHEMA)
-            found = work(connection)
-            connection.execute("COMMIT")
+            with contextlib.closing(
+                sqlite3.connect(place, timeout=wait, isolation_level=None)
+            ) as connection:
+                decode = functools.partial(str, encoding="utf-8", errors="replace")
+                connection.text_factory = decode
+                connection.execute("PRAGMA synchronous = OFF")
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(_SCHEMA)
+                found = work(connection)
+                connection.execute("COMMIT")
+                return found
         except sqlite3.DatabaseError as error:
-            if _tells_damage(error):
-                _discard(place, seen)
-            raise
-        return found
+            if not _tells_damage(error):
+                raise
+            damage = error
+    _discard(place, seen, wait)
+    raise damage
+
+
+@contextlib.contextmanager
+def _held(folder: Path, how: int, wait: float) -> Iterator[None]:
+    """Hold the folder, with others to use the file in it, or alone to remove that.
+
+    SQLite takes the journal of a new file for that of a removed one it has still open, and
+    deletes it. Source: https://www.sqlite.org/howtocorrupt.html#_unlink
+    """
+    end = time.monotonic() + wait
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(0.001)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _tells_damage(error: sqlite3.DatabaseError) -> bool:
@@ -328,16 +356,12 @@ def _tells_damage(error: sqlite3.DatabaseError) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes  # the rest says more exactly
 
 
-def _discard(place: Path, seen: _Which) -> None:
+def _discard(place: Path, seen: _Which, wait: float = _PATIENTLY) -> None:
     """Remove the file, unless another process did and began anew: then it is another one."""
-    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # between looking and removing nobody else removes
+    with _held(place.parent, fcntl.LOCK_EX, wait):
         if _which(place) == seen:
             Path(f"{place}-journal").unlink(missing_ok=True)  # it would be played back
             place.unlink(missing_ok=True)
-    finally:
-        os.close(folder)
 
 
 def _which(place: Path) -> _Which:
