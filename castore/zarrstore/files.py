@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,13 @@ from castore.backend import mapping
 from castore.backend.base import Backend
 from castore.blobs import parts
 from castore.blobs.blob import Bytes, Payload
+from castore.blobs.parts import Checks
 from castore.digest import hasher, hexdigest
 from castore.errors import ResultError
 
 __all__ = ["FilePayload", "payload_of"]
 
-_PIECE = 8 << 20
+_PIECE = 1 << 20
 
 
 class FilePayload:
@@ -37,15 +38,17 @@ class FilePayload:
         self._path = path
         self._algorithm = algorithm
         self._frozen = frozen
-        data = self._data()
+        data, checks = self._data(), Checks(parts.PART_NBYTES)
+        state, plain = hasher(algorithm), hasher()
+        for piece in _pieces(data):
+            state.update(piece)
+            plain.update(piece)
+            checks.update(piece)
         self.length = len(data)
-        self.digest = hexdigest([data], algorithm)
-        self.identity = self.digest if algorithm == "xxh3-128" else hexdigest([data])
-
-    @cached_property
-    def parts(self) -> str:
-        """Return the checks of its parts."""
-        return parts.of([self._data()]) if self.length > parts.PART_NBYTES else ""
+        self.digest = state.hexdigest()
+        self.identity = plain.hexdigest()
+        #: Checks of its parts: of the very bytes that have the digest, whatever the file is now.
+        self.parts = parts.spelled(checks.finish())
 
     def store(self, backend: Backend, name: str) -> None:
         """Put the file as `name`: as it is where that can be, else copied.
@@ -59,8 +62,7 @@ class FilePayload:
             return
         data, state = self._data(), hasher(self._algorithm)
         with backend.upload() as upload:
-            for start in range(0, len(data), _PIECE):
-                piece = data[start : start + _PIECE].tobytes()  # the file may change under a view
+            for piece in _pieces(data):
                 state.update(piece)
                 upload.write(piece)
             if state.hexdigest() != self.digest:
@@ -78,6 +80,12 @@ class FilePayload:
         except OSError as error:
             msg = f"{self._path} cannot be read: {error.strerror}"
             raise ResultError(msg) from error
+
+
+def _pieces(data: NDArray[np.uint8]) -> Iterator[bytes]:
+    """Yield copies, piece by piece: a mapped file may change under a view."""
+    for start in range(0, len(data), _PIECE):
+        yield data[start : start + _PIECE].tobytes()
 
 
 def payload_of(path: Path, algorithm: str, small: int, *, frozen: bool) -> tuple[Payload, str]:
